@@ -1,0 +1,48 @@
+# The commands that the README names. Only git, make and Python 3.11 or later are presumed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+INSTALLED := .venv/installed
+RUN := .venv/bin/python
+MANAGE := $(RUN) manage.py
+
+help:  ## Show this help
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(INSTALLED): requirements/production.txt requirements/testing.txt requirements/development.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, for example: make PYTHON=python3.13 run" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into .venv: a minute, once."
+	@$(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/development.txt
+	@touch $@
+
+install: $(INSTALLED)  ## Create the virtual environment and install the locked requirements
+
+run: $(INSTALLED)  ## Run the service on port 5001, with example users in its embedded Postgres
+	@trap '[ -n "$$DATABASE_URL" ] || $(MANAGE) postgres stop' EXIT; trap 'exit 0' INT TERM; \
+	$(MANAGE) create_db && $(MANAGE) db upgrade && $(MANAGE) seed_db && \
+	echo "Users:   curl -s localhost:$${PORT:-5001}/users" && \
+	echo "Checks:  make test" && \
+	echo "Stop:    Ctrl-C; what you wrote stays in var/" && \
+	$(MANAGE) run --reload --no-debugger
+
+test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its own
+	@$(MANAGE) test -n auto --cov-fail-under=100
+
+check: $(INSTALLED)  ## Run flake8, black, isort and mypy
+	@$(RUN) -m flake8
+	@$(RUN) -m black --check --quiet . || $(RUN) -m black --diff --quiet .
+	@$(RUN) -m isort --check-only --quiet .
+	@$(RUN) -m mypy
+
+COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
+lock: $(INSTALLED)  ## Lock the newest versions that requirements/*.in allow
+	@$(COMPILE) requirements/production.in --output-file requirements/production.txt
+	@$(COMPILE) requirements/testing.in --output-file requirements/testing.txt -c requirements/production.txt
+	@$(COMPILE) requirements/development.in --output-file requirements/development.txt -c requirements/testing.txt
+
+clean:  ## Stop the embedded Postgres and remove what the other commands made, data included
+	@if [ -x $(RUN) ]; then env -u DATABASE_URL -u APP_SETTINGS $(MANAGE) postgres stop; fi
+	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help install run test check lock clean

@@ -1,0 +1,1 @@
+"""The Resources of the HTTP API, and what they are made of."""

@@ -1,0 +1,118 @@
+"""The one error body, and every way into it."""
+
+import re
+import uuid
+from typing import Any
+
+import flask_restful
+import orjson
+from flask import Flask, Response, current_app, g, request
+from psycopg2.errors import UniqueViolation
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
+
+from project.api.models import USERS_EMAIL_KEY
+from project.api.schemas import InvalidInput
+
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+#: What people read where no more is known than the status.
+MESSAGES = {
+    400: "The request is not valid.",
+    404: "There is nothing at this address.",
+    405: "This method is not allowed here.",
+    411: "The request must announce the length of its body in Content-Length.",
+    413: "The body is too large.",
+    415: "The body must be JSON, with the Content-Type application/json.",
+    500: "The service failed to answer this request.",
+    503: "The database is not available at the moment.",
+}
+
+
+class Api(flask_restful.Api):
+    """An Api that leaves every error to the application's handlers, and JSON to orjson."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.representations = {"application/json": json_response}
+
+    def error_router(self, original_handler: Any, e: Exception) -> Any:
+        """Pass the error on: Flask-RESTful's own handling bypasses the application's outside of tests."""
+        return original_handler(e)
+
+
+def json_response(data: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with the data as its JSON body."""
+    return Response(orjson.dumps(data) + b"\n", status, headers, mimetype="application/json")
+
+
+def error_body(status: int, message: str, code: str, request_id: str, detail: Any = None) -> dict[str, Any]:
+    """Return the one error body.
+
+    detail: a list of {loc, msg, type} where members of the input are at fault, by default the message.
+    """
+    return {
+        "status": "fail" if status < 500 else "error",
+        "message": message,
+        "code": code,
+        "detail": detail or message,
+        "request_id": request_id,
+    }
+
+
+def error_response(
+    status: int, message: str, code: str, detail: Any = None, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer the current request with an error."""
+    return json_response(error_body(status, message, code, g.request_id, detail), status, headers)
+
+
+def http_error(error: HTTPException) -> Response:
+    """Answer what Werkzeug raises and what abort() says."""
+    status = error.code or 500
+    said = error.description if error.description != type(error).description else None
+    code = error.name.lower().replace(" ", "_")
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    return error_response(status, said or MESSAGES.get(status, f"{error.name}."), code, headers=headers)
+
+
+def invalid_input(error: InvalidInput) -> Response:
+    """Answer a request that is not what the call takes."""
+    return error_response(400, error.message, error.code, error.detail)
+
+
+def integrity_error(error: IntegrityError) -> Response:
+    """Answer a writer who came second; any other constraint is there for our own mistakes."""
+    if isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name:
+        return error_response(400, "Sorry. That email already exists.", "email_exists")
+    raise error
+
+
+def database_error(error: Exception) -> Response:
+    """Answer for a database that is away, busy or full."""
+    current_app.logger.warning("database: %s", str(error).partition("\n")[0])
+    return http_error(ServiceUnavailable(retry_after=1))
+
+
+def choose_request_id() -> None:
+    """Take the caller's request id where it is sane, make one otherwise."""
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def send_request_id(response: Response) -> Response:
+    """Send the request's id with every answer."""
+    response.headers["X-Request-ID"] = g.request_id
+    return response
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its error handlers and its request ids."""
+    app.before_request(choose_request_id)
+    app.after_request(send_request_id)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(InvalidInput, invalid_input)
+    app.register_error_handler(IntegrityError, integrity_error)
+    for database_failure in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(database_failure, database_error)

@@ -1,0 +1,47 @@
+"""The tables and what must hold in them, whoever writes."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, String, func, true
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from project.extensions import Base
+
+#: The longest username and the longest email address, in characters.
+MAX_LENGTH = 128
+
+
+class User(Base):
+    """A user: a name that others may share and an email address that nobody else has."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    username: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    email: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    active: Mapped[bool] = mapped_column(server_default=true())
+    # Whole seconds, by the database's clock: what is stored is what is shown.
+    created_date: Mapped[datetime] = mapped_column(
+        TIMESTAMP(timezone=True, precision=0), server_default=func.date_trunc("second", func.now())
+    )
+
+    __table_args__ = (
+        CheckConstraint("btrim(username) <> ''", name="users_username_not_blank"),
+        CheckConstraint("email = btrim(email) AND position('@' in email) > 1", name="users_email_is_address"),
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the user as the API shows it."""
+        return {
+            "id": self.id,
+            "username": self.username,
+            "email": self.email,
+            "active": self.active,
+            "created_date": self.created_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+#: What refuses an address that somebody has, in whatever case it is written.
+USERS_EMAIL_KEY = Index("users_email_key", func.lower(User.email), unique=True)

@@ -1,0 +1,20 @@
+"""The sign of life."""
+
+from flask import Blueprint
+from flask_restful import Resource
+
+from project.api.errors import Api
+
+ping_blueprint = Blueprint("ping", __name__)
+api = Api(ping_blueprint)
+
+
+class Ping(Resource):
+    """The service itself, without its database."""
+
+    def get(self) -> dict[str, str]:
+        """Answer, whatever else is broken."""
+        return {"status": "success", "message": "pong!"}
+
+
+api.add_resource(Ping, "/ping")

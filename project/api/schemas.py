@@ -1,0 +1,206 @@
+"""The payloads that callers send."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import email_validator
+from flask import abort, request
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from project.api.models import MAX_LENGTH
+
+# An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
+email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
+
+# Control characters and the halves of surrogate pairs, which JSON can write though no text holds them.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+#: What callers read for the errors that pydantic finds by itself.
+MESSAGES = {
+    "missing": "Is required.",
+    "extra_forbidden": "Is not a member of this object.",
+    "string_type": "Must be a string.",
+    "string_unicode": "Must be valid Unicode.",
+    "string_too_long": "Must have at most {max_length} characters.",
+    "bool_type": "Must be true or false.",
+}
+#: A body of 64 KiB has room for thousands of unknown members; naming the first of them will do.
+MOST_ERRORS = 50
+
+
+class InvalidInput(Exception):
+    """A request that is not what the call takes.
+
+    detail: the contract's list of {loc, msg, type}, one for each member at fault.
+    """
+
+    message: str
+    code: str
+
+    def __init__(self, *detail: dict[str, Any]) -> None:
+        super().__init__(*detail)
+        self.detail = list(detail)
+
+
+class InvalidPayload(InvalidInput):
+    """A body that is not what the call takes."""
+
+    message, code = "Invalid payload.", "invalid_payload"
+
+
+class InvalidQuery(InvalidInput):
+    """Query parameters that the call does not take."""
+
+    message, code = "Invalid query parameters.", "invalid_query"
+
+
+def fault(msg: str, type: str, *loc: str | int) -> dict[str, Any]:
+    """Return one entry of an error's detail; loc begins with "body" or "query"."""
+    return {"loc": loc, "msg": msg, "type": type}
+
+
+def printable(value: str) -> str:
+    """Return the text, or refuse a control character in it."""
+    if UNPRINTABLE.search(value):
+        raise PydanticCustomError("control_character", "Must not contain control characters.")
+    return value
+
+
+def not_blank(value: str) -> str:
+    """Return the text, or refuse one that is nothing but white space."""
+    if not value.strip():
+        raise PydanticCustomError("blank", "Must not be blank.")
+    return value
+
+
+def email_address(value: str) -> str:
+    """Return the address as it was written, or refuse what is none."""
+    try:
+        email_validator.validate_email(value, check_deliverability=False)
+    except email_validator.EmailSyntaxError as error:
+        raise PydanticCustomError("email", "Is not an email address. {reason}", {"reason": str(error)}) from error
+    return value
+
+
+Username = Annotated[
+    str, StringConstraints(max_length=MAX_LENGTH), AfterValidator(printable), AfterValidator(not_blank)
+]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=MAX_LENGTH, strip_whitespace=True),
+    AfterValidator(printable),
+    AfterValidator(email_address),
+]
+
+
+class Payload(BaseModel):
+    """An object in which every member is known and of its own type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    def members(self) -> dict[str, Any]:
+        """Return the members that the caller sent."""
+        return self.model_dump(exclude_unset=True)
+
+
+class UserPayload(Payload):
+    """What every payload of a user has in common."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
+        """Drop the members that a caller may send back but not choose."""
+        return {name: value for name, value in members.items() if name not in ("id", "created_date")}
+
+
+class UserIn(UserPayload):
+    """A whole user."""
+
+    username: Username
+    email: Email
+    active: bool = True
+
+
+class UserChanges(UserPayload):
+    """Some members of a user."""
+
+    # The defaults make the members optional and are never used: null stays refused, which "| None" would let in.
+    username: Username = ""
+    email: Email = ""
+    active: bool = True
+
+    @model_validator(mode="after")
+    def change_something(self) -> "UserChanges":
+        """Refuse an object without a member to change."""
+        if not self.model_fields_set:
+            raise PydanticCustomError("empty", "Must have a member to change: username, email or active.")
+        return self
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's members, or refuse one that is named twice."""
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if UNPRINTABLE.search(name):
+            raise ValueError("a member's name has a control character")
+        if name in members:
+            raise InvalidPayload(fault("Is named twice.", "duplicate", "body", name))
+        members[name] = value
+    return members
+
+
+def no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(name)
+
+
+def json_object() -> dict[str, Any]:
+    """Return the request's body, a JSON object.
+
+    Raises InvalidPayload, or aborts with 411 for a body of unannounced length, 413 for one over the limit, which is
+    not read, and 415 for one that is not JSON by its Content-Type.
+    """
+    if "Transfer-Encoding" in request.headers:
+        # The server would end such a body at the limit without a word, and its first part may be valid JSON.
+        abort(411)
+    body = request.get_data(cache=False)
+    if not body:
+        raise InvalidPayload(fault("Is required.", "missing", "body"))
+    if not request.is_json:
+        abort(415)
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=unique_members, parse_constant=no_constant)
+    except (ValueError, RecursionError):
+        raise InvalidPayload(fault("Is not valid JSON.", "json_invalid", "body")) from None
+    if not isinstance(document, dict):
+        raise InvalidPayload(fault("Must be a JSON object.", "object_type", "body"))
+    return document
+
+
+def member_fault(error: ErrorDetails) -> dict[str, Any]:
+    """Return an error of pydantic's as an entry of the detail, in our words where we have some."""
+    message = MESSAGES[error["type"]].format(**error.get("ctx", {})) if error["type"] in MESSAGES else error["msg"]
+    return fault(message, error["type"], "body", *error["loc"])
+
+
+def body(schema: type[Payload]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else."""
+
+    def decorator(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def wrapper(self: Any, **arguments: Any) -> Any:
+            document = json_object()
+            try:
+                payload = schema.model_validate(document)
+            except ValidationError as invalid:
+                errors = invalid.errors(include_url=False, include_input=False)[:MOST_ERRORS]
+                raise InvalidPayload(*map(member_fault, errors)) from None
+            return method(self, payload, **arguments)
+
+        return wrapper
+
+    return decorator

@@ -1,0 +1,143 @@
+"""The commands of manage.py: each parses, makes one call and says what happened."""
+
+import subprocess
+import sys
+from typing import Any
+
+import click
+import psycopg2
+from flask import Flask, current_app
+from flask.cli import AppGroup, FlaskGroup
+from flask_migrate import stamp
+from psycopg2 import sql
+from sqlalchemy import func, inspect, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from project.api.models import User
+from project.extensions import SCHEMA_LOCK, db
+from project.postgres import PostgresError, Server
+
+EXAMPLE_USERS = [
+    {"username": "michael", "email": "hermanmu@gmail.com"},
+    {"username": "michaelherman", "email": "michael@mherman.org"},
+]
+
+
+class Commands(FlaskGroup):
+    """The group of all commands: a database that refuses is one line and exit status 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PostgresError as error:
+            raise click.ClickException(str(error)) from error
+        except (DBAPIError, psycopg2.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            hint = " Run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
+            raise click.ClickException(f"The database says: {str(cause).partition(chr(10))[0]}{hint}") from error
+
+
+@click.command("create_db")
+def create_db() -> None:
+    """Create the database that the configuration names, if it is missing.
+
+    It holds no tables then: "db upgrade" makes them.
+    """
+    url = db.engine.url
+    if current_app.config["EMBEDDED_POSTGRES"]:
+        current_app.config["EMBEDDED_POSTGRES"].start()
+    # Every server has a database of this name, and CREATE DATABASE cannot run in a transaction.
+    dsn = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    connection = psycopg2.connect(dsn, connect_timeout=3)
+    connection.autocommit = True
+    try:
+        connection.cursor().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(url.database or "")))
+        click.echo(f"Created the database {url.database}.")
+    except (psycopg2.errors.DuplicateDatabase, psycopg2.errors.UniqueViolation):
+        click.echo(f"The database {url.database} is there already.")
+    finally:
+        connection.close()
+
+
+@click.command("recreate_db")
+@click.option("--force", is_flag=True, help="Do it in production even where there are users, who are lost.")
+def recreate_db(force: bool) -> None:
+    """Drop the tables and create them anew, empty.
+
+    Refuses in production where there is a user, unless --force.
+    """
+    with db.engine.begin() as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+        if current_app.config["ENVIRONMENT"] == "production" and not force:
+            if inspect(connection).has_table("users") and connection.scalar(select(User.id).limit(1)):
+                raise click.ClickException("There are users in this database. To lose them all, add --force.")
+        db.metadata.drop_all(connection)
+        db.metadata.create_all(connection)
+    stamp(purge=True)
+    click.echo("Recreated the tables.")
+
+
+@click.command("seed_db")
+def seed_db() -> None:
+    """Add two example users; a second call adds nothing."""
+    added = db.session.scalars(insert(User).values(EXAMPLE_USERS).on_conflict_do_nothing().returning(User.id)).all()
+    db.session.commit()
+    click.echo(f"Added {len(added)} example users.")
+
+
+@click.command("test", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(pytest_arguments: tuple[str, ...]) -> None:
+    """Run the test suite with coverage, on a database of its own that is gone afterwards.
+
+    The arguments are pytest's, for example: -k ping
+    """
+    # A process of its own: what this one has imported already would not count as covered.
+    sys.exit(subprocess.call([sys.executable, "-m", "pytest", "--cov=project", *pytest_arguments]))
+
+
+def embedded_postgres() -> Server:
+    """Return the embedded server, or fail where the configuration names another."""
+    server: Server | None = current_app.config["EMBEDDED_POSTGRES"]
+    if not server:
+        raise click.ClickException(f"{current_app.config['DATABASE_VARIABLE']} is set: the embedded server is unused.")
+    return server
+
+
+postgres = AppGroup("postgres", help="The embedded Postgres server of development and tests.")
+
+
+@postgres.command("start")
+def start() -> None:
+    """Start the server, unless it runs."""
+    embedded_postgres().start()
+    click.echo(f"Postgres runs in {embedded_postgres().data}.")
+
+
+@postgres.command("stop")
+def stop() -> None:
+    """Stop the server, if it runs."""
+    click.echo("Postgres stopped." if embedded_postgres().stop() else "Postgres was not running.")
+
+
+@postgres.command("status")
+def status() -> None:
+    """Say whether the server runs, and where its data and its log are."""
+    server = embedded_postgres()
+    click.echo("running" if server.is_running() else "stopped")
+    click.echo(f"data: {server.data}\nlog: {server.log}")
+
+
+@postgres.command("url")
+def url() -> None:
+    """Print the URL of the database, for psql and for DATABASE_URL."""
+    click.echo(embedded_postgres().url(current_app.config["EMBEDDED_DATABASE"]))
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its commands, and its shell the models."""
+    for command in (create_db, recreate_db, seed_db, test, postgres):
+        app.cli.add_command(command)
+    app.shell_context_processor(lambda: {"db": db, "User": User})

@@ -1,0 +1,143 @@
+"""Every setting of the service; the only reader of the environment."""
+
+import os
+import re
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from project.postgres import Server
+
+VERSION = "0.1.0"
+# A convenience outside production. In production complete() takes it away, so that it never signs anything.
+KNOWN_SECRET_KEY = "my_precious"
+VAR = Path(__file__).resolve().parent.parent / "var"
+
+
+class ConfigError(SystemExit):
+    """An unusable setting: ends the process with one line on standard error and exit status 1.
+
+    A SystemExit, so that the line is all that the operator sees wherever the setting is read: at the command line, in
+    gunicorn's configuration file, or in a shell.
+    """
+
+
+def env_int(name: str, default: int, lowest: int, highest: int) -> int:
+    """Read a whole number from the environment."""
+    value = os.environ.get(name, "")
+    if not value:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
+        raise ConfigError(f"{name} must be a whole number from {lowest} to {highest}.")
+    return int(value)
+
+
+def env_choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    """Read one of a few words from the environment."""
+    value = os.environ.get(name) or default
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}.")
+    return value
+
+
+def database_url(name: str, value: str) -> URL:
+    """Return a Postgres URL in the form that SQLAlchemy needs for psycopg2.
+
+    SQLAlchemy takes a bare postgresql:// for psycopg 3 and refuses postgres://, which is what Heroku sets.
+    """
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        # Without its cause: that one quotes the URL, and with it a password.
+        raise ConfigError(f"{name} is not a database URL.") from None
+    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg2"):
+        raise ConfigError(f"{name} must begin with postgresql:// or postgres://.")
+    return url.set(drivername="postgresql+psycopg2")
+
+
+class BaseConfig:
+    """What all environments share."""
+
+    ENVIRONMENT = "development"
+    TESTING = False
+    VERSION = VERSION
+
+    PORT = env_int("PORT", 5001, 1, 65535)
+    WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), 1, 256)
+    WEB_THREADS = env_int("WEB_THREADS", 4, 1, 256)
+    LOG_LEVEL = env_choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error", "critical"))
+
+    SECRET_KEY: str | None = os.environ.get("SECRET_KEY") or KNOWN_SECRET_KEY
+
+    MAX_CONTENT_LENGTH = 64 * 1024
+    # The one error body answers a failure in every environment; Flask would re-raise it under TESTING and DEBUG.
+    PROPAGATE_EXCEPTIONS = False
+
+    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL")
+    DATABASE_VARIABLE = "DATABASE_URL"
+    EMBEDDED_POSTGRES: Server | None = Server(VAR / "postgres", databases=["users_dev"])
+    EMBEDDED_DATABASE = "users_dev"
+
+    SQLALCHEMY_ENGINE_OPTIONS: dict[str, Any] = {
+        # A restarted database otherwise costs one failed request for each idle connection.
+        "pool_pre_ping": True,
+        # A worker never has more requests in hand than threads, so none of them waits for a connection.
+        "pool_size": WEB_THREADS,
+        "pool_timeout": 2,
+        "hide_parameters": True,
+        "connect_args": {
+            "connect_timeout": 3,
+            "application_name": "users",
+            "options": "-c timezone=UTC -c statement_timeout=5s -c lock_timeout=2s"
+            " -c idle_in_transaction_session_timeout=10s",
+        },
+    }
+
+
+class DevelopmentConfig(BaseConfig):
+    """A developer's machine."""
+
+
+class TestingConfig(BaseConfig):
+    """The test suite, on a database of its own."""
+
+    ENVIRONMENT = "testing"
+    TESTING = True
+    PRESERVE_CONTEXT_ON_EXCEPTION = False
+    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_TEST_URL")
+    DATABASE_VARIABLE = "DATABASE_TEST_URL"
+    EMBEDDED_POSTGRES = Server(VAR / "test-postgres", databases=["users_test"], durable=False)
+    EMBEDDED_DATABASE = "users_test"
+
+
+class ProductionConfig(BaseConfig):
+    """A deployment."""
+
+    ENVIRONMENT = "production"
+    EMBEDDED_POSTGRES = None
+
+
+SETTINGS = tuple(f"project.config.{name}Config" for name in ("Development", "Testing", "Production"))
+# The environment as it was at the start decides, whatever is set later.
+APP_SETTINGS = env_choice("APP_SETTINGS", SETTINGS[0], SETTINGS)
+
+
+def complete(config: MutableMapping[str, Any]) -> None:
+    """Complete an application's configuration, or end the process where it cannot serve.
+
+    SQLALCHEMY_DATABASE_URI becomes a URL that SQLAlchemy takes, the embedded server's where none is configured;
+    EMBEDDED_POSTGRES becomes None where it is not used.
+    """
+    variable = config["DATABASE_VARIABLE"]
+    if config["SQLALCHEMY_DATABASE_URI"]:
+        config["EMBEDDED_POSTGRES"] = None
+    elif config["EMBEDDED_POSTGRES"]:
+        config["SQLALCHEMY_DATABASE_URI"] = config["EMBEDDED_POSTGRES"].url(config["EMBEDDED_DATABASE"])
+    else:
+        raise ConfigError(f"{variable} must be set in production.")
+    config["SQLALCHEMY_DATABASE_URI"] = database_url(variable, config["SQLALCHEMY_DATABASE_URI"])
+    if config["ENVIRONMENT"] == "production" and config["SECRET_KEY"] == KNOWN_SECRET_KEY:
+        config["SECRET_KEY"] = None

@@ -1,0 +1,187 @@
+"""The parts of the tests: a real Postgres, applications on databases of their own, and clients."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fasteners
+import psycopg2
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from psycopg2 import sql
+from sqlalchemy import make_url
+
+from project import create_app, db
+from project.api.models import User
+from project.config import VAR, TestingConfig
+from project.tests.utils import add_user
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def execute(url: str, *statements: sql.Composable | str) -> list[tuple]:
+    """Run statements outside any transaction and return the last one's rows."""
+    connection = psycopg2.connect(re.sub(r"^postgres\w*(\+psycopg2)?://", "postgresql://", url))
+    connection.autocommit = True
+    try:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A database server: the one of DATABASE_TEST_URL, or the embedded one, stopped when nobody tests any more."""
+    if TestingConfig.SQLALCHEMY_DATABASE_URI:
+        yield TestingConfig.SQLALCHEMY_DATABASE_URI
+        return
+    server = TestingConfig.EMBEDDED_POSTGRES
+    url = server.url("users_test")
+    VAR.mkdir(exist_ok=True)
+    in_use = fasteners.InterProcessReaderWriterLock(VAR / "test-postgres.in-use")
+    if in_use.acquire_write_lock(blocking=False):
+        # Nobody else tests: a database that is there was left behind by a run that was killed.
+        server.start()
+        for (name,) in execute(url, "SELECT datname FROM pg_database WHERE datname LIKE 'users\\_test\\_%'"):
+            execute(url, sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        in_use.release_write_lock()
+    with in_use.read_lock():
+        server.start()
+        yield url
+    if in_use.acquire_write_lock(blocking=False):
+        server.stop()
+        in_use.release_write_lock()
+
+
+@pytest.fixture(scope="session")
+def make_database(server_url: str) -> Iterator[Callable[[], str]]:
+    """A function that creates an empty database and returns its URL; all of them are gone after the tests."""
+    names = []
+
+    def make_database() -> str:
+        names.append(f"users_test_{uuid.uuid4().hex}")
+        execute(server_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(names[-1])))
+        url = make_url(server_url.replace("postgres://", "postgresql://", 1)).set(database=names[-1])
+        return url.render_as_string(hide_password=False)
+
+    yield make_database
+    for name in names:
+        execute(server_url, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def app_on(url: str, base: type = TestingConfig, **settings: object) -> Flask:
+    """Return an application on the database of that URL."""
+    return create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, **settings}))
+
+
+@pytest.fixture(scope="session")
+def shared_app(make_database: Callable[[], str]) -> Iterator[Flask]:
+    """The application that the isolated tests share, on a database with the whole schema."""
+    app = app_on(make_database())
+    with app.app_context():
+        db.create_all()
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def app(shared_app: Flask) -> Iterator[Flask]:
+    """The application, empty, in one transaction that is rolled back after the test: a commit ends but a savepoint."""
+    with shared_app.app_context():
+        engines = db.engines
+    engine = engines[None]
+    with engine.connect() as connection, connection.begin() as transaction:
+        engines[None] = connection
+        db.session.session_factory.configure(join_transaction_mode="create_savepoint")
+        yield shared_app
+        db.session.session_factory.configure(join_transaction_mode="conditional_savepoint")
+        engines[None] = engine
+        transaction.rollback()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client of the isolated application."""
+    return app.test_client()
+
+
+@pytest.fixture
+def make_user(app: Flask) -> Callable[..., User]:
+    """A function that adds a user."""
+
+    def make_user(username: str = "michael", email: str = "michael@testdriven.io") -> User:
+        with app.app_context():
+            return add_user(username, email)
+
+    return make_user
+
+
+@pytest.fixture(scope="session")
+def open_url(make_database: Callable[[], str]) -> str:
+    """A migrated database for tests that commit for real; open_database empties it after each."""
+    url = make_database()
+    with app_on(url).app_context():
+        upgrade()
+        db.engine.dispose()
+    return url
+
+
+@pytest.fixture
+def open_database(open_url: str) -> Iterator[str]:
+    """The URL of a database in which everything is committed, empty before and after."""
+    yield open_url
+    execute(open_url, "TRUNCATE users RESTART IDENTITY")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def gunicorn(open_url: str) -> Iterator[str]:
+    """The service as a deployment serves it: gunicorn, 2 workers of 4 threads, ProductionConfig; yields its URL."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "APP_SETTINGS": "project.config.ProductionConfig",
+        "DATABASE_URL": open_url,
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "2",
+        "WEB_THREADS": "4",
+    }
+    command = [sys.executable, "-m", "gunicorn", "manage:app"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_served(url, server)
+        yield url
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+
+
+def wait_until_served(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the service answers, 30 s at most."""
+    deadline = time.monotonic() + 30
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/ping", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the service does not answer at {url}; exit status {server.poll()}")
