@@ -19,7 +19,7 @@ def create_app(config: str | type | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config.from_object(config or APP_SETTINGS)
     complete(app.config)
-    # A path is what it says: //users is not /users, and no answer is a redirect.
+    # A path is what it says: /users//1 is not /users/1, and no answer is a redirect.
     app.url_map.merge_slashes = False
 
     db.init_app(app)

@@ -35,7 +35,9 @@ class Commands(FlaskGroup):
             raise click.ClickException(str(error)) from error
         except (DBAPIError, psycopg2.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            hint = " Run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
+            hint = (
+                ". First run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
+            )
             raise click.ClickException(f"The database says: {str(cause).partition(chr(10))[0]}{hint}") from error
 
 
@@ -87,7 +89,7 @@ def seed_db() -> None:
     click.echo(f"Added {len(added)} example users.")
 
 
-@click.command("test", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.command("test", context_settings={"ignore_unknown_options": True})
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: tuple[str, ...]) -> None:
     """Run the test suite with coverage, on a database of its own that is gone afterwards.

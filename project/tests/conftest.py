@@ -1,18 +1,21 @@
 """The parts of the tests: a real Postgres, applications on databases of their own, and clients."""
 
+import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import fasteners
 import psycopg2
 import pytest
 from flask import Flask
@@ -51,19 +54,19 @@ def server_url() -> Iterator[str]:
     server = TestingConfig.EMBEDDED_POSTGRES
     url = server.url("users_test")
     VAR.mkdir(exist_ok=True)
-    in_use = fasteners.InterProcessReaderWriterLock(VAR / "test-postgres.in-use")
-    if in_use.acquire_write_lock(blocking=False):
-        # Nobody else tests: a database that is there was left behind by a run that was killed.
-        server.start()
-        for (name,) in execute(url, "SELECT datname FROM pg_database WHERE datname LIKE 'users\\_test\\_%'"):
-            execute(url, sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
-        in_use.release_write_lock()
-    with in_use.read_lock():
+    with open(VAR / "test-postgres.in-use", "w") as in_use:
+        with suppress(BlockingIOError):
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Nobody else tests: a database that is there was left behind by a run that was killed.
+            server.start()
+            for (name,) in execute(url, "SELECT datname FROM pg_database WHERE datname LIKE 'users\\_test\\_%'"):
+                execute(url, sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        fcntl.flock(in_use, fcntl.LOCK_SH)
         server.start()
         yield url
-    if in_use.acquire_write_lock(blocking=False):
-        server.stop()
-        in_use.release_write_lock()
+        with suppress(BlockingIOError):
+            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +88,21 @@ def make_database(server_url: str) -> Iterator[Callable[[], str]]:
 def app_on(url: str, base: type = TestingConfig, **settings: object) -> Flask:
     """Return an application on the database of that URL."""
     return create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, **settings}))
+
+
+def start_manage(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a command of manage.py in an environment that has these variables and no others of the service's."""
+    ours = ("APP_SETTINGS", "APPLICATION_CONFIG", "DATABASE_URL", "DATABASE_TEST_URL", "SECRET_KEY", "PORT")
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.Popen(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**clean, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +165,15 @@ def open_database(open_url: str) -> Iterator[str]:
     execute(open_url, "TRUNCATE users RESTART IDENTITY")
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that the embedded server's user can reach, which pytest's own are not where root runs the tests."""
+    place = Path(tempfile.mkdtemp(prefix="users-test-"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:
@@ -155,19 +182,29 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def gunicorn(open_url: str) -> Iterator[str]:
+def gunicorn_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file with all that gunicorn says."""
+    return tmp_path_factory.mktemp("gunicorn") / "log"
+
+
+@pytest.fixture(scope="session")
+def gunicorn(open_url: str, gunicorn_log: Path) -> Iterator[str]:
     """The service as a deployment serves it: gunicorn, 2 workers of 4 threads, ProductionConfig; yields its URL."""
     port = free_port()
     environment = {
         **os.environ,
         "APP_SETTINGS": "project.config.ProductionConfig",
-        "DATABASE_URL": open_url,
+        # What Heroku sets.
+        "DATABASE_URL": re.sub(r"^\w+://", "postgres://", open_url),
         "PORT": str(port),
         "WEB_CONCURRENCY": "2",
         "WEB_THREADS": "4",
     }
     command = [sys.executable, "-m", "gunicorn", "manage:app"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+    with (
+        open(gunicorn_log, "wb") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server,
+    ):
         url = f"http://127.0.0.1:{port}"
         wait_until_served(url, server)
         yield url

@@ -1,0 +1,179 @@
+"""The commands of manage.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from sqlalchemy import make_url
+
+import manage
+from project import db
+from project.api.models import User
+from project.cli import Commands
+from project.config import DevelopmentConfig, ProductionConfig
+from project.postgres import Server
+from project.tests.conftest import app_on, execute, start_manage
+from project.tests.utils import add_user
+
+EXAMPLES = [("michael", "hermanmu@gmail.com"), ("michaelherman", "michael@mherman.org")]
+
+
+def invoke(app: Flask, *arguments: str) -> Result:
+    """Run a command of the application as manage.py does."""
+    return app.test_cli_runner().invoke(Commands(create_app=lambda: app), arguments)
+
+
+def users_in(url: str) -> list[tuple]:
+    """Return the users of a database."""
+    return execute(url, "SELECT username, email FROM users ORDER BY id")
+
+
+@pytest.fixture
+def open_app(open_database: str) -> Flask:
+    """An application that commits for real."""
+    return app_on(open_database)
+
+
+def test_help_names_every_command() -> None:
+    output = manage.app.test_cli_runner().invoke(manage.cli, ["--help"]).output
+
+    for name in ("create_db", "db", "postgres", "recreate_db", "routes", "run", "seed_db", "shell", "test"):
+        assert f"\n  {name} " in output
+
+
+@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres"])
+def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
+    result = invoke(open_app, command, "--help")
+
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_unknown_option_is_a_usage_error(open_app: Flask) -> None:
+    assert invoke(open_app, "seed_db", "--forse").exit_code == 2
+
+
+def test_run_serves_on_the_configured_port() -> None:
+    assert manage.cli.context_settings["default_map"] == {"run": {"port": manage.app.config["PORT"]}}
+
+
+def test_shell_knows_the_models(open_app: Flask) -> None:
+    with open_app.app_context():
+        assert {"app": open_app, "db": db, "User": User}.items() <= open_app.make_shell_context().items()
+
+
+def test_seed_db_adds_two_users_once(open_app: Flask, open_database: str) -> None:
+    outputs = [invoke(open_app, "seed_db").output for _ in range(2)]
+
+    assert outputs == ["Added 2 example users.\n", "Added 0 example users.\n"]
+    assert users_in(open_database) == EXAMPLES
+
+
+def test_recreate_db_empties_the_tables(open_app: Flask, open_database: str) -> None:
+    invoke(open_app, "seed_db")
+
+    result = invoke(open_app, "recreate_db")
+
+    assert (result.exit_code, users_in(open_database)) == (0, [])
+    assert invoke(open_app, "db", "upgrade").exit_code == 0
+
+
+def test_recreate_db_makes_the_first_tables(make_database: Callable[[], str]) -> None:
+    app = app_on(make_database(), ProductionConfig)
+
+    assert invoke(app, "recreate_db").exit_code == 0
+    assert invoke(app, "db", "upgrade").exit_code == 0
+    assert invoke(app, "seed_db").exit_code == 0
+
+
+def test_recreate_db_spares_users_in_production(open_database: str) -> None:
+    app = app_on(open_database, ProductionConfig)
+    with app.app_context():
+        add_user("michael", "michael@testdriven.io")
+
+    refused = invoke(app, "recreate_db")
+
+    assert (refused.exit_code, len(refused.stderr.splitlines()), len(users_in(open_database))) == (1, 1, 1)
+    assert invoke(app, "recreate_db", "--force").exit_code == 0
+    assert users_in(open_database) == []
+
+
+def test_create_db_creates_the_database_once(make_database: Callable[[], str]) -> None:
+    url = make_url(make_database())
+    name = f"{url.database}_new"
+    app = app_on(url.set(database=name).render_as_string(hide_password=False))
+
+    outputs = [invoke(app, "create_db").output for _ in range(2)]
+
+    execute(url.render_as_string(hide_password=False), f"DROP DATABASE {name}")
+    assert outputs == [f"Created the database {name}.\n", f"The database {name} is there already.\n"]
+
+
+def test_missing_tables_are_one_line_that_says_what_to_do(make_database: Callable[[], str]) -> None:
+    result = invoke(app_on(make_database()), "seed_db")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        'Error: The database says: relation "users" does not exist. First run: python manage.py db upgrade\n'
+    )
+
+
+def test_embedded_server_is_started_and_stopped(place: Path) -> None:
+    server = Server(place / "postgres", databases=["users_dev"], durable=False)
+
+    class Embedded(DevelopmentConfig):
+        SQLALCHEMY_DATABASE_URI = None
+        EMBEDDED_POSTGRES = server
+
+    app = app_on("", Embedded)
+    try:
+        assert invoke(app, "postgres", "status").output.startswith("stopped\n")
+        assert invoke(app, "create_db").output == "The database users_dev is there already.\n"
+        assert invoke(app, "postgres", "stop").output == "Postgres stopped.\n"
+        assert invoke(app, "postgres", "stop").output == "Postgres was not running.\n"
+        assert str(server.data) in invoke(app, "postgres", "start").output
+        assert invoke(app, "postgres", "status").output.startswith("running\n")
+        url = invoke(app, "postgres", "url").output.strip()
+        assert execute(url, "SELECT current_database()") == [("users_dev",)]
+        server.stop()
+        assert app.test_client().get("/users").status_code == 500  # A connection has started it; it has no tables.
+        assert invoke(app, "db", "upgrade").exit_code == 0
+        assert app.test_client().get("/users").status_code == 200
+    finally:
+        server.stop()
+
+
+def test_embedded_server_that_cannot_start_is_one_line(place: Path) -> None:
+    (place / "data").mkdir()
+
+    class Embedded(DevelopmentConfig):
+        SQLALCHEMY_DATABASE_URI = None
+        EMBEDDED_POSTGRES = Server(place)
+
+    result = invoke(app_on("", Embedded), "postgres", "start")
+
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+
+
+def test_embedded_server_is_unused_where_another_is_configured(open_app: Flask) -> None:
+    result = invoke(open_app, "postgres", "start")
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: DATABASE_TEST_URL is set: the embedded server is unused.\n",
+    )
+
+
+def test_test_hands_its_arguments_to_pytest(open_app: Flask) -> None:
+    assert invoke(open_app, "test", "--version").exit_code == 0
+    assert invoke(open_app, "test", "--no-such-option").exit_code == 4
+
+
+def test_tests_run_from_the_command_line(server_url: str) -> None:
+    command = start_manage("test", "-q", "-p", "no:randomly", "-k", "test_ping", DATABASE_TEST_URL=server_url)
+    output, _ = command.communicate(timeout=60)
+
+    assert command.returncode == 0, output
+    assert "1 passed" in output and "TOTAL" in output

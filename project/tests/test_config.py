@@ -1,0 +1,145 @@
+"""The settings, and the one line where one is unusable."""
+
+import os
+
+import pytest
+from flask import Flask
+
+from project import create_app
+from project.config import (
+    BaseConfig,
+    ConfigError,
+    DevelopmentConfig,
+    ProductionConfig,
+    TestingConfig,
+    database_url,
+    env_choice,
+    env_int,
+)
+from project.tests.conftest import app_on, start_manage
+
+
+def test_testing_configuration(app: Flask) -> None:
+    app = create_app()
+    app.config.from_object("project.config.TestingConfig")
+
+    assert app.config["TESTING"] is True
+    assert app.config["PRESERVE_CONTEXT_ON_EXCEPTION"] is False
+    assert app.config["SQLALCHEMY_DATABASE_URI"] == os.environ.get("DATABASE_TEST_URL")
+    assert app.config["SECRET_KEY"] == os.environ.get("SECRET_KEY", "my_precious")
+
+
+@pytest.mark.parametrize("name", ["Development", "Production"])
+def test_development_and_production_configuration(name: str) -> None:
+    app = create_app()
+    app.config.from_object(f"project.config.{name}Config")
+
+    assert app.config["TESTING"] is False
+    assert app.config["ENVIRONMENT"] == name.lower()
+    assert app.config["SQLALCHEMY_DATABASE_URI"] == os.environ.get("DATABASE_URL")
+    assert app.config["SECRET_KEY"] == os.environ.get("SECRET_KEY", "my_precious")
+
+
+def test_development_uses_the_embedded_server() -> None:
+    class Development(DevelopmentConfig):
+        SQLALCHEMY_DATABASE_URI = None
+
+    app = create_app(Development)
+
+    assert app.config["SQLALCHEMY_DATABASE_URI"].database == "users_dev"
+    assert app.config["EMBEDDED_POSTGRES"] is BaseConfig.EMBEDDED_POSTGRES
+
+
+def test_testing_uses_an_embedded_server_of_its_own() -> None:
+    class Testing(TestingConfig):
+        SQLALCHEMY_DATABASE_URI = None
+
+    app = create_app(Testing)
+
+    assert app.config["SQLALCHEMY_DATABASE_URI"].database == "users_test"
+    assert app.config["EMBEDDED_POSTGRES"] is not BaseConfig.EMBEDDED_POSTGRES
+
+
+def test_configured_url_leaves_the_embedded_server_alone() -> None:
+    app = app_on("postgres://user@example.test/users")
+
+    assert app.config["EMBEDDED_POSTGRES"] is None
+
+
+def test_production_needs_a_database() -> None:
+    class Production(ProductionConfig):
+        SQLALCHEMY_DATABASE_URI = None
+
+    with pytest.raises(ConfigError, match="^DATABASE_URL must be set in production.$"):
+        create_app(Production)
+
+
+@pytest.mark.parametrize(("given", "used"), [("my_precious", None), ("x" * 32, "x" * 32)])
+def test_known_secret_key_signs_nothing_in_production(given: str, used: str | None) -> None:
+    app = app_on("postgresql://example.test/users", ProductionConfig, SECRET_KEY=given)
+
+    assert app.config["SECRET_KEY"] == used
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_spelling_of_postgres_is_taken(scheme: str) -> None:
+    url = database_url("DATABASE_URL", f"{scheme}://user:p%40ss@example.test:5433/users?sslmode=require")
+
+    assert url.render_as_string(hide_password=False) == (
+        "postgresql+psycopg2://user:p%40ss@example.test:5433/users?sslmode=require"
+    )
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hush@x/y", "sqlite://", "users", "://", "postgres://u:hush@x:port/y"])
+def test_unusable_url_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="^DATABASE_URL [^:]*(:// or postgres://)?[.]$") as error:
+        database_url("DATABASE_URL", url)
+
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "1.5", "abc", " 1", "١", "9" * 5000])
+def test_unusable_number_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PORT", value)
+
+    with pytest.raises(ConfigError, match="^PORT must be a whole number from 1 to 65535.$"):
+        env_int("PORT", 5001, 1, 65535)
+
+
+@pytest.mark.parametrize(("value", "number"), [("", 5001), ("1", 1), ("65535", 65535)])
+def test_number_is_read(monkeypatch: pytest.MonkeyPatch, value: str, number: int) -> None:
+    monkeypatch.setenv("PORT", value)
+
+    assert env_int("PORT", 5001, 1, 65535) == number
+
+
+@pytest.mark.parametrize(("value", "choice"), [("", "info"), ("debug", "debug")])
+def test_choice_is_read(monkeypatch: pytest.MonkeyPatch, value: str, choice: str) -> None:
+    monkeypatch.setenv("LOG_LEVEL", value)
+
+    assert env_choice("LOG_LEVEL", "info", ("debug", "info")) == choice
+
+
+def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+
+    with pytest.raises(ConfigError, match="^LOG_LEVEL must be one of debug, info.$"):
+        env_choice("LOG_LEVEL", "info", ("debug", "info"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"PORT": "http"}, "PORT must be a whole number from 1 to 65535."),
+        ({"APP_SETTINGS": "project.config.ProductionConfig"}, "DATABASE_URL must be set in production."),
+        (
+            {"DATABASE_URL": "postgres://u:hush@127.0.0.1:1/users"},
+            'Error: The database says: connection to server at "127.0.0.1", port 1 failed: Connection refused',
+        ),
+    ],
+)
+def test_unusable_setting_ends_the_command_with_one_line(environment: dict[str, str], line: str) -> None:
+    command = start_manage("seed_db", **environment)
+    output, errors = command.communicate(timeout=30)
+
+    assert (command.returncode, output, errors) == (1, "", f"{line}\n")

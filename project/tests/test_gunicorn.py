@@ -1,0 +1,172 @@
+"""The service as it is deployed: gunicorn in production's configuration, spoken to through a socket."""
+
+import json
+import socket
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from project.tests.test_users import BAD_PAYLOADS, MICHAEL, ODD_IDS
+
+pytestmark = pytest.mark.usefixtures("open_database")
+
+JSON = {"Content-Type": "application/json"}
+LIMIT = 64 * 1024
+
+
+def request(method: str, path: str, headers: dict[str, str] | None = None, body: bytes | str = b"") -> bytes:
+    """Return a request as bytes; a header of the same name replaces a usual one."""
+    body = body if isinstance(body, bytes) else body.encode()
+    usual = {"Host": "localhost", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in {**usual, **(headers or {})}.items() if value is not None]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + body
+
+
+def send(url: str, message: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send bytes and return status, headers and body of the answer."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(message)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    return int(status.split()[1]), headers, body
+
+
+def long_headers(number: int) -> dict[str, str]:
+    """Return that many headers."""
+    return {f"X-Header-{i}": "x" for i in range(number)}
+
+
+ODD_REQUESTS: dict[str, tuple[bytes, int]] = {
+    **{
+        f"{method} {name}": (request(method, path, JSON, payload), 400)
+        for name, (payload, _, _) in BAD_PAYLOADS.items()
+        for method, path in (("POST", "/users"), ("PATCH", "/users/1"))
+    },
+    **{f"id {odd_id[:30]}": (request("GET", f"/users/{quote(odd_id, safe='%')}"), 404) for odd_id in ODD_IDS},
+    "path of another service": (request("GET", "/wp-login.php"), 404),
+    "path that climbs": (request("GET", "/../../etc/passwd"), 404),
+    "path that climbs encoded": (request("GET", "/%2e%2e/%2e%2e/etc/passwd"), 404),
+    "path with NUL": (request("GET", "/%00"), 404),
+    "path that is no UTF-8": (request("GET", "/users/%ff%fe"), 404),
+    "path with a bad escape": (request("GET", "/users/%zz"), 404),
+    "path with raw bytes": (request("GET", "/users/\xe9"), 400),
+    "path with a closing slash": (request("GET", "/users/"), 404),
+    "path with two slashes": (request("GET", "/users//1"), 404),
+    "path too long": (request("GET", "/" + "a" * 5000), 414),
+    "path with a blank": (request("GET", "/users/1 2"), 400),
+    "no path": (request("GET", ""), 400),
+    "no slash": (request("GET", "users"), 400),
+    "asterisk": (request("GET", "*"), 400),
+    "query unknown": (request("GET", "/users?page=1"), 400),
+    "query without a name": (request("GET", "/users?=1"), 400),
+    "query that is no UTF-8": (request("GET", "/users?%ff=%fe"), 400),
+    "query with NUL": (request("GET", "/users?%00"), 400),
+    "method unknown": (request("BREW", "/users"), 405),
+    "method not allowed": (request("DELETE", "/users"), 405),
+    "method TRACE": (request("TRACE", "/users"), 405),
+    "method CONNECT": (request("CONNECT", "localhost:80"), 404),
+    "method in small letters": (request("get", "/users"), 400),
+    "method that is none": (request("G(T", "/users"), 400),
+    "method too long": (request("G" * 5000, "/users"), 414),
+    "version 0.9": (b"GET /users\r\n\r\n", 400),
+    "version 3": (b"GET /users HTTP/3.0\r\nHost: localhost\r\n\r\n", 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+    "header without a colon": (b"GET /users HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
+    "header without a name": (b"GET /users HTTP/1.1\r\n: localhost\r\n\r\n", 400),
+    "header with NUL": (request("GET", "/users", {"X-Odd": "a\x00b"}), 400),
+    "header name with a blank": (request("GET", "/users", {"X Odd": "a"}), 400),
+    "header folded": (b"GET /users HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n", 400),
+    "header too long": (request("GET", "/users", {"X-Odd": "a" * 9000}), 431),
+    "headers too many": (request("GET", "/users", long_headers(200)), 431),
+    "type missing": (request("POST", "/users", body=json.dumps(MICHAEL)), 415),
+    "type of a form": (request("POST", "/users", {"Content-Type": "application/x-www-form-urlencoded"}, "a=b"), 415),
+    "type of an upload": (request("POST", "/users", {"Content-Type": "multipart/form-data; boundary=x"}, "--x"), 415),
+    "type text": (request("PUT", "/users/1", {"Content-Type": "text/plain"}, "{}"), 415),
+    "type that is none": (request("POST", "/users", {"Content-Type": ";;;"}, "{}"), 415),
+    "length not a number": (request("POST", "/users", {**JSON, "Content-Length": "abc"}, "{}"), 400),
+    "length negative": (request("POST", "/users", {**JSON, "Content-Length": "-2"}, "{}"), 400),
+    "length twice": (
+        b"POST /users HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\nHost: localhost\r\n\r\n{}",
+        400,
+    ),
+    "length enormous": (request("POST", "/users", {**JSON, "Content-Length": "9" * 30}), 413),
+    "body over the limit": (request("POST", "/users", JSON, " " * (LIMIT + 1)), 413),
+    "body far over the limit": (request("PUT", "/users/1", JSON, " " * (16 * LIMIT)), 413),
+    "body over the limit, announced": (
+        request("POST", "/users", {**JSON, "Expect": "100-continue", "Content-Length": str(LIMIT + 1)}),
+        413,
+    ),
+    "body chunked": (
+        request("POST", "/users", {**JSON, "Transfer-Encoding": "chunked", "Content-Length": None})
+        + b"2\r\n{}\r\n0\r\n\r\n",
+        411,
+    ),
+    "body chunked past the limit": (
+        request("POST", "/users", {**JSON, "Transfer-Encoding": "chunked", "Content-Length": None})
+        + b"%x\r\n" % (2 * LIMIT)
+        + json.dumps(MICHAEL).encode().ljust(2 * LIMIT)
+        + b"\r\n0\r\n\r\n",
+        411,
+    ),
+    "body in odd chunks": (
+        request("POST", "/users", {**JSON, "Transfer-Encoding": "chunked", "Content-Length": None}) + b"zz\r\n",
+        411,
+    ),
+    "body encoded": (request("POST", "/users", {**JSON, "Transfer-Encoding": "gzip", "Content-Length": None}), 400),
+    "body chunked and measured": (
+        request("POST", "/users", {**JSON, "Transfer-Encoding": "chunked", "Content-Length": "2"}) + b"0\r\n\r\n",
+        400,
+    ),
+    "expectation unknown": (request("GET", "/users", {"Expect": "coffee"}), 417),
+}
+
+
+@pytest.mark.parametrize(("message", "status"), ODD_REQUESTS.values(), ids=ODD_REQUESTS)
+def test_odd_request_gets_the_one_error_body(gunicorn: str, message: bytes, status: int) -> None:
+    answered, headers, body = send(gunicorn, message)
+
+    error = json.loads(body)
+    assert answered == status, error
+    assert headers["content-type"] == "application/json"
+    assert list(error) == ["status", "message", "code", "detail", "request_id"]
+    assert error["request_id"] == headers["x-request-id"]
+    assert error["status"] == "fail"
+
+
+def test_odd_requests_are_many() -> None:
+    assert len(ODD_REQUESTS) >= 100
+
+
+def test_head_is_get_without_its_body(gunicorn: str) -> None:
+    status, headers, body = send(gunicorn, request("HEAD", "/ping"))
+
+    assert (status, body) == (200, b"")
+    assert int(headers["content-length"]) > 0
+
+
+def test_options_name_the_methods(gunicorn: str) -> None:
+    status, headers, body = send(gunicorn, request("OPTIONS", "/users"))
+
+    assert (status, body) == (200, b"")
+    assert "POST" in headers["allow"]
+
+
+def test_log_names_the_request_and_no_address(gunicorn: str, gunicorn_log: Path) -> None:
+    payload = json.dumps({"username": "private", "email": "private@testdriven.io"})
+    messages = [
+        request("POST", "/users", JSON, payload),
+        request("POST", "/users", JSON, payload),
+        request("GET", "/users?email=private@testdriven.io"),
+    ]
+    request_ids = [send(gunicorn, message)[1]["x-request-id"] for message in messages]
+
+    log = gunicorn_log.read_text()
+    assert all(request_id in log for request_id in request_ids)
+    assert "private" not in log

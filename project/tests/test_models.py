@@ -1,0 +1,71 @@
+"""What holds in the database, whoever writes."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy.exc import DataError, IntegrityError
+
+from project import db
+from project.api.models import User
+from project.tests.utils import add_user, recreate_db
+
+
+def test_user_is_shown_as_json(app: Flask) -> None:
+    with app.app_context():
+        user = add_user("michael", "michael@testdriven.io")
+
+        shown = user.to_json()
+
+    created_date = datetime.strptime(shown.pop("created_date"), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert shown == {"id": user.id, "username": "michael", "email": "michael@testdriven.io", "active": True}
+    assert abs(datetime.now(UTC) - created_date) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("username", "email", "constraint"),
+    [
+        ("", "a@b.test", "users_username_not_blank"),
+        ("  ", "a@b.test", "users_username_not_blank"),
+        ("a", " a@b.test", "users_email_is_address"),
+        ("a", "@b.test", "users_email_is_address"),
+        ("a", "", "users_email_is_address"),
+        (None, "a@b.test", "username"),
+        ("a", None, "email"),
+    ],
+)
+def test_database_refuses_what_is_no_user(app: Flask, username: str, email: str, constraint: str) -> None:
+    with app.app_context(), pytest.raises(IntegrityError, match=constraint):
+        add_user(username, email)
+
+
+@pytest.mark.parametrize(("username", "email"), [("x" * 129, "a@b.test"), ("a", f"{'x' * 129}@b.test")])
+def test_database_refuses_what_is_too_long(app: Flask, username: str, email: str) -> None:
+    with app.app_context(), pytest.raises(DataError, match="too long"):
+        add_user(username, email)
+
+
+@pytest.mark.parametrize("second", ["Jürgen@Example.de", "JÜRGEN@EXAMPLE.DE"])
+def test_database_refuses_an_address_in_another_case(app: Flask, second: str) -> None:
+    with app.app_context():
+        add_user("first", "jürgen@example.de")
+        with pytest.raises(IntegrityError, match="users_email_key"):
+            add_user("second", second)
+
+
+def test_id_does_not_run_out(app: Flask) -> None:
+    with app.app_context():
+        user = User(id=2**62, username="a", email="a@b.test")
+        db.session.add(user)
+        db.session.commit()
+
+        assert app.test_client().get(f"/users/{2**62}").get_json()["data"]["id"] == 2**62
+
+
+def test_whole_schema_can_be_made_anew(app: Flask) -> None:
+    with app.app_context():
+        add_user("michael", "michael@testdriven.io")
+
+        recreate_db()
+
+        assert db.session.query(User).count() == 0

@@ -1,0 +1,68 @@
+"""What holds for any input at all."""
+
+import json
+from typing import Any
+
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+# The client's transaction outlives an example; that users of earlier examples are there changes nothing here.
+any_number_of_times = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+texts = st.text(st.characters(codec=None), max_size=140)
+emails = st.one_of(st.emails(), texts, st.from_regex(r"[ -~]{0,20}@[ -~]{0,20}"))
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=10,
+)
+payloads = st.fixed_dictionaries(
+    {}, optional={"username": texts | values, "email": emails | values, "active": st.booleans() | values, "x": values}
+)
+methods = st.sampled_from([("POST", "/users"), ("PUT", "/users/1"), ("PATCH", "/users/1")])
+
+
+def check(client: FlaskClient, method: str, url: str, body: bytes) -> None:
+    """Send a body and see that the answer is one of the contract's."""
+    response = client.open(url, method=method, data=body, content_type="application/json")
+
+    answer = response.get_json()
+    assert response.status_code in (200, 201, 400, 404), answer
+    assert answer["status"] == ("success" if response.status_code < 300 else "fail")
+
+
+@any_number_of_times
+@given(call=methods, document=values | payloads)
+def test_no_json_is_a_server_error(client: FlaskClient, call: tuple[str, str], document: Any) -> None:
+    check(client, *call, json.dumps(document).encode())
+
+
+@any_number_of_times
+@given(call=methods, body=st.binary(max_size=300))
+def test_no_bytes_are_a_server_error(client: FlaskClient, call: tuple[str, str], body: bytes) -> None:
+    check(client, *call, body)
+
+
+@any_number_of_times
+@given(method=st.sampled_from(["GET", "PUT", "PATCH", "DELETE"]), user_id=st.binary(min_size=1, max_size=30))
+def test_no_id_is_a_server_error(client: FlaskClient, method: str, user_id: bytes) -> None:
+    path = "/users/" + user_id.decode("latin-1")  # As WSGI hands a path over, whatever bytes are in it.
+    payload = {"username": "a", "email": "a@b.test"}
+
+    response = client.open(method=method, json=payload, environ_overrides={"PATH_INFO": path})
+
+    assert response.status_code in (404, 405), response.get_json()
+    assert response.get_json()["status"] == "fail"
+
+
+@any_number_of_times
+@given(username=texts.filter(str.strip), email=st.emails())
+def test_what_is_accepted_comes_back_as_it_was(client: FlaskClient, username: str, email: str) -> None:
+    response = client.post("/users", json={"username": username, "email": email})
+
+    if response.status_code == 201:
+        data = client.get(response.headers["Location"]).get_json()["data"]
+        assert (data["username"], data["email"]) == (username, email)

@@ -1,0 +1,56 @@
+"""The README's commands, run as they stand there."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from project.tests.conftest import ROOT, start_manage
+
+README = (ROOT / "README.md").read_text()
+#: A command and the answer printed below it.
+CALLS = re.findall(r"^\$ (curl .+)\n(.+)$", README, re.MULTILINE)
+VARYING = [
+    (r'"created_date":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', '"created_date":"…"'),
+    (r'"request_id":"[0-9a-f]{32}"', '"request_id":"…"'),
+]
+
+
+def settled(answer: str) -> str:
+    """Return an answer without what differs from run to run."""
+    for pattern, replacement in VARYING:
+        answer = re.sub(pattern, replacement, answer)
+    return answer
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="the README's calls are curl's, which is not installed here")
+def test_curl_lines_give_the_answers_that_the_readme_shows(gunicorn: str, open_database: str) -> None:
+    seed = start_manage("seed_db", DATABASE_URL=open_database)
+    assert seed.communicate(timeout=30)[0] == "Added 2 example users.\n"
+
+    for command, answer in CALLS:
+        here = command.replace("localhost:5001", gunicorn.removeprefix("http://"))
+        said = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=30, check=True).stdout
+        assert settled(said.strip()) == settled(answer), command
+
+
+def test_readme_shows_every_method() -> None:
+    assert {re.search(r"-X (\w+)|--json|$", command).group() for command, _ in CALLS} >= {
+        "-X PUT",
+        "-X DELETE",
+        "--json",
+    }
+    assert all(json.loads(answer) for _, answer in CALLS)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+def test_make_targets_of_the_readme_exist(command: str) -> None:
+    assert re.search(f"^{command}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)#]+)", README))
+def test_links_of_the_readme_lead_somewhere(path: str) -> None:
+    assert (ROOT / Path(path)).exists()
