@@ -141,3 +141,5 @@ def complete(config: MutableMapping[str, Any]) -> None:
     config["SQLALCHEMY_DATABASE_URI"] = database_url(variable, config["SQLALCHEMY_DATABASE_URI"])
     if config["ENVIRONMENT"] == "production" and config["SECRET_KEY"] == KNOWN_SECRET_KEY:
         config["SECRET_KEY"] = None
+    # Every instance must take the others' cursors, and the database is what they all know.
+    config["CURSOR_KEY"] = config["SECRET_KEY"] or config["SQLALCHEMY_DATABASE_URI"].render_as_string(False)

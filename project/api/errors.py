@@ -10,7 +10,7 @@ from flask import Flask, Response, current_app, g, request
 from psycopg2.errors import UniqueViolation
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
 from project.api.models import USERS_EMAIL_KEY
 from project.api.schemas import InvalidInput
@@ -30,6 +30,13 @@ MESSAGES = {
 }
 
 
+class VersionConflict(PreconditionFailed):
+    """A write of what somebody else has written in between."""
+
+    name = "Version conflict"
+    description = "Somebody has written this in between. Get it again, and decide anew."
+
+
 class Api(flask_restful.Api):
     """An Api that leaves every error to the application's handlers, and JSON to orjson."""
 
@@ -43,8 +50,11 @@ class Api(flask_restful.Api):
 
 
 def json_response(data: Any, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Return a response with the data as its JSON body."""
-    return Response(orjson.dumps(data) + b"\n", status, headers, mimetype="application/json")
+    """Return a response with the data as its JSON body; 304 without one where If-None-Match names its ETag."""
+    response = Response(orjson.dumps(data) + b"\n", status, headers, mimetype="application/json")
+    if "ETag" in response.headers and request.method in ("GET", "HEAD"):
+        response.make_conditional(request)
+    return response
 
 
 def error_body(status: int, message: str, code: str, request_id: str, detail: Any = None) -> dict[str, Any]:
@@ -71,9 +81,10 @@ def error_response(
 def http_error(error: HTTPException) -> Response:
     """Answer what Werkzeug raises and what abort() says."""
     status = error.code or 500
-    said = error.description if error.description != type(error).description else None
     code = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    # What somebody here wrote, rather than Werkzeug's paragraphs for browsers.
+    said = error.description if error.description != default_exceptions[status].description else None
     return error_response(status, said or MESSAGES.get(status, f"{error.name}."), code, headers=headers)
 
 

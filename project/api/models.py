@@ -3,14 +3,25 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, String, func, true
+from sqlalchemy import BigInteger, CheckConstraint, FetchedValue, Identity, Index, String, func, true
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
+
+
+class XID(UserDefinedType[str]):
+    """Postgres's type of a transaction id; a string of digits in Python."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **kw: Any) -> str:
+        """Return the type's name."""
+        return "xid"
 
 
 class User(Base):
@@ -26,6 +37,9 @@ class User(Base):
     created_date: Mapped[datetime] = mapped_column(
         TIMESTAMP(timezone=True, precision=0), server_default=func.date_trunc("second", func.now())
     )
+
+    # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
+    version: Mapped[str] = mapped_column("xmin", XID, system=True, server_default=FetchedValue())
 
     __table_args__ = (
         CheckConstraint("btrim(username) <> ''", name="users_username_not_blank"),
@@ -45,3 +59,17 @@ class User(Base):
 
 #: What refuses an address that somebody has, in whatever case it is written.
 USERS_EMAIL_KEY = Index("users_email_key", func.lower(User.email), unique=True)
+
+#: Text is ordered by its code points, on every platform alike. Ties are broken by the id, also in the indexes.
+USERNAME_ORDER = User.username.collate("C")
+EMAIL_ORDER = User.email.collate("C")
+#: What a prefix is compared with; this collation lets an index find it.
+USERNAME_PREFIX = func.lower(User.username).collate("C")
+EMAIL_PREFIX = func.lower(User.email).collate("C")
+
+Index("users_username_idx", USERNAME_ORDER, User.id)
+Index("users_email_idx", EMAIL_ORDER, User.id)
+Index("users_created_date_idx", User.created_date, User.id)
+Index("users_active_idx", User.active, User.id)
+Index("users_username_prefix_idx", USERNAME_PREFIX)
+Index("users_email_prefix_idx", EMAIL_PREFIX)

@@ -4,11 +4,20 @@ import json
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import email_validator
 from flask import abort, request
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from project.api.models import MAX_LENGTH
@@ -26,10 +35,17 @@ MESSAGES = {
     "string_type": "Must be a string.",
     "string_unicode": "Must be valid Unicode.",
     "string_too_long": "Must have at most {max_length} characters.",
+    "string_too_short": "Must not be empty.",
     "bool_type": "Must be true or false.",
+    "greater_than_equal": "Must be at least {ge}.",
+    "less_than_equal": "Must be at most {le}.",
+    "literal_error": "Must be one of {expected}.",
 }
 #: A body of 64 KiB has room for thousands of unknown members; naming the first of them will do.
 MOST_ERRORS = 50
+
+
+P = TypeVar("P", bound="Payload")
 
 
 class InvalidInput(Exception):
@@ -107,6 +123,44 @@ class Payload(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
+def whole_number(value: str) -> int:
+    """Read a whole number from a query parameter."""
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise PydanticCustomError("int_type", "Must be a whole number.")
+    return int(value)
+
+
+def flag(value: str) -> bool:
+    """Read true or false from a query parameter."""
+    if value not in ("true", "false"):
+        raise PydanticCustomError("bool_type", "Must be true or false.")
+    return value == "true"
+
+
+Flag = Annotated[bool, BeforeValidator(flag)]
+Search = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH), AfterValidator(printable)]
+
+
+class PageQuery(Payload):
+    """What every listing takes."""
+
+    limit: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=1000)] = 100
+    after: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
+
+
+class UserQuery(PageQuery):
+    """What the listing of users takes."""
+
+    email: Search | None = None
+    username: Search | None = None
+    active: Flag | None = None
+    q: Search | None = None
+    sort: Literal[
+        "id", "username", "email", "created_date", "-id", "-username", "-email", "-created_date"
+    ] = "id"  # fmt: skip
+    count: Flag = False
+
+
 class UserPayload(Payload):
     """What every payload of a user has in common."""
 
@@ -181,25 +235,52 @@ def json_object() -> dict[str, Any]:
     return document
 
 
-def member_fault(error: ErrorDetails) -> dict[str, Any]:
-    """Return an error of pydantic's as an entry of the detail, in our words where we have some."""
-    message = MESSAGES[error["type"]].format(**error.get("ctx", {})) if error["type"] in MESSAGES else error["msg"]
-    return fault(message, error["type"], "body", *error["loc"])
+def query_parameters() -> dict[str, Any]:
+    """Return the request's query parameters, or refuse one that is named twice."""
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise InvalidQuery(*(fault("Is named twice.", "duplicate", "query", name) for name in repeated[:MOST_ERRORS]))
+    return request.args.to_dict()
 
 
-def body(schema: type[Payload]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def validated(schema: type[P], members: dict[str, Any], place: str, error: type[InvalidInput]) -> P:
+    """Return the members as a payload of the schema, or refuse them with all that is at fault."""
+    try:
+        return schema.model_validate(members)
+    except ValidationError as invalid:
+        faults = invalid.errors(include_url=False, include_input=False)[:MOST_ERRORS]
+        raise error(*(fault(in_words(found), found["type"], place, *found["loc"]) for found in faults)) from None
+
+
+def in_words(found: ErrorDetails) -> str:
+    """Return the message of an error that pydantic found, in our words where we have some."""
+    message = MESSAGES.get(found["type"])
+    return message.format(**found.get("ctx", {})) if message else found["msg"]
+
+
+Method = Callable[..., Any]
+
+
+def body(schema: type[Payload]) -> Callable[[Method], Method]:
     """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else."""
 
-    def decorator(method: Callable[..., Any]) -> Callable[..., Any]:
+    def decorator(method: Method) -> Method:
         @wraps(method)
         def wrapper(self: Any, **arguments: Any) -> Any:
-            document = json_object()
-            try:
-                payload = schema.model_validate(document)
-            except ValidationError as invalid:
-                errors = invalid.errors(include_url=False, include_input=False)[:MOST_ERRORS]
-                raise InvalidPayload(*map(member_fault, errors)) from None
-            return method(self, payload, **arguments)
+            return method(self, validated(schema, json_object(), "body", InvalidPayload), **arguments)
+
+        return wrapper
+
+    return decorator
+
+
+def query(schema: type[Payload]) -> Callable[[Method], Method]:
+    """Decorate a Resource's method: it gets the query parameters as a payload of the schema."""
+
+    def decorator(method: Method) -> Method:
+        @wraps(method)
+        def wrapper(self: Any, **arguments: Any) -> Any:
+            return method(self, validated(schema, query_parameters(), "query", InvalidQuery), **arguments)
 
         return wrapper
 

@@ -3,89 +3,135 @@
 import re
 from typing import Any, NoReturn
 
-from flask import Blueprint, abort, request
+from flask import Blueprint, abort
 from flask_restful import Resource
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
-from project.api.errors import Api
-from project.api.models import User
-from project.api.schemas import InvalidQuery, UserChanges, UserIn, body, fault
+from project.api.errors import Api, VersionConflict
+from project.api.models import EMAIL_ORDER, EMAIL_PREFIX, USERNAME_ORDER, USERNAME_PREFIX, User
+from project.api.paging import Key, next_link, page
+from project.api.schemas import UserChanges, UserIn, UserQuery, body, query
+from project.api.versions import etag, expected_versions
 from project.extensions import db
 
 users_blueprint = Blueprint("users", __name__)
 api = Api(users_blueprint)
 
 Answer = dict[str, Any]
+Headers = dict[str, str]
 
 LARGEST_ID = 2**63 - 1
-
-
-def user_key(user_id: str) -> int:
-    """Return the id that a path names, or abort with 404; user 1 has one address, not also /users/01 or /users/١."""
-    if not re.fullmatch("[1-9][0-9]{0,18}", user_id) or int(user_id) > LARGEST_ID:
-        no_such_user()
-    return int(user_id)
-
-
-def no_such_user() -> NoReturn:
-    """Abort with the contract's 404."""
-    abort(404, "User does not exist")
+ORDERS: dict[str, Key] = {
+    "id": User.id,
+    "username": USERNAME_ORDER,
+    "email": EMAIL_ORDER,
+    "created_date": User.created_date,
+}
 
 
 class UserList(Resource):
     """All users."""
 
-    def get(self) -> Answer:
-        """List the users."""
-        if request.args:
-            raise InvalidQuery(
-                *(fault("Is not a parameter of this call.", "extra_forbidden", "query", name) for name in request.args)
-            )
-        users = db.session.scalars(select(User).order_by(User.id))
-        return {"status": "success", "data": {"users": [user.to_json() for user in users]}}
+    @query(UserQuery)
+    def get(self, asked: UserQuery) -> tuple[Answer, int, Headers]:
+        """List users."""
+        users = select(User).where(*filters(asked))
+        sort = asked.sort.removeprefix("-")
+        keys = {sort: ORDERS[sort], "id": User.id}
+        found, cursor = page(users, keys, asked.sort != sort, asked)
+
+        data: Answer = {"users": [user.to_json() for user in found]}
+        headers = {}
+        if cursor:
+            data["next"] = cursor
+            headers["Link"] = next_link(cursor)
+        if asked.count:
+            headers["X-Total-Count"] = str(db.session.scalar(select(func.count()).select_from(users.subquery())))
+        return {"status": "success", "data": data}, 200, headers
 
     @body(UserIn)
-    def post(self, payload: UserIn) -> tuple[Answer, int, dict[str, str]]:
+    def post(self, payload: UserIn) -> tuple[Answer, int, Headers]:
         """Add a user."""
         user = User(**payload.members())
         db.session.add(user)
         db.session.commit()
         answer = {"status": "success", "message": f"{user.email} was added!", "data": user.to_json()}
-        return answer, 201, {"Location": f"/users/{user.id}"}
+        return answer, 201, {"Location": f"/users/{user.id}", **etag(user.version)}
 
 
 class UserDetail(Resource):
     """One user."""
 
-    def get(self, user_id: str) -> Answer:
+    def get(self, user_id: str) -> tuple[Answer, int, Headers]:
         """Show a user."""
         user = db.session.get(User, user_key(user_id)) or no_such_user()
-        return {"status": "success", "data": user.to_json()}
+        return {"status": "success", "data": user.to_json()}, 200, etag(user.version)
 
     @body(UserIn)
-    def put(self, payload: UserIn, user_id: str) -> Answer:
+    def put(self, payload: UserIn, user_id: str) -> tuple[Answer, int, Headers]:
         """Replace a user."""
         return change(user_id, payload)
 
     @body(UserChanges)
-    def patch(self, payload: UserChanges, user_id: str) -> Answer:
+    def patch(self, payload: UserChanges, user_id: str) -> tuple[Answer, int, Headers]:
         """Change some members of a user."""
         return change(user_id, payload)
 
     def delete(self, user_id: str) -> Answer:
         """Remove a user."""
-        removed = delete(User).where(User.id == user_key(user_id)).returning(User.email)
-        email = db.session.scalar(removed) or no_such_user()
+        removed = delete(User).where(*expected(user_id)).returning(User.email)
+        email = db.session.scalar(removed) or nothing_written(user_id)
         db.session.commit()
         return {"status": "success", "message": f"{email} was removed!"}
 
 
-def change(user_id: str, payload: UserIn | UserChanges) -> Answer:
+def filters(asked: UserQuery) -> list[ColumnElement[bool]]:
+    """Return the conditions of a listing, each in the form that an index serves."""
+    conditions = []
+    if asked.email is not None:
+        conditions.append(func.lower(User.email) == func.lower(asked.email.strip()))
+    if asked.username is not None:
+        conditions.append(USERNAME_ORDER == asked.username)
+    if asked.active is not None:
+        conditions.append(User.active == asked.active)
+    if asked.q is not None:
+        prefix = func.lower(re.sub(r"([\\%_])", r"\\\1", asked.q) + "%")
+        conditions.append(or_(USERNAME_PREFIX.like(prefix), EMAIL_PREFIX.like(prefix)))
+    return conditions
+
+
+def user_key(user_id: str) -> int:
+    """Return the id that a path names, or abort with 404: user 1 has one address, not /users/01 or /users/١ too."""
+    if not re.fullmatch("[1-9][0-9]{0,18}", user_id) or int(user_id) > LARGEST_ID:
+        no_such_user()
+    return int(user_id)
+
+
+def expected(user_id: str) -> list[ColumnElement[bool]]:
+    """Return the conditions under which a user may be written: the id, and the versions that If-Match names."""
+    versions = expected_versions()
+    return [User.id == user_key(user_id), *([] if versions is None else [User.version.in_(versions)])]
+
+
+def change(user_id: str, payload: UserIn | UserChanges) -> tuple[Answer, int, Headers]:
     """Write the members that the caller sent, in one statement: no other writer comes in between."""
-    changed = update(User).where(User.id == user_key(user_id)).values(**payload.members()).returning(User)
-    user = db.session.scalar(changed) or no_such_user()
+    changed = update(User).where(*expected(user_id)).values(**payload.members()).returning(User)
+    user = db.session.scalar(changed) or nothing_written(user_id)
     db.session.commit()
-    return {"status": "success", "message": f"{user.id} was updated!", "data": user.to_json()}
+    answer = {"status": "success", "message": f"{user.id} was updated!", "data": user.to_json()}
+    return answer, 200, etag(user.version)
+
+
+def nothing_written(user_id: str) -> NoReturn:
+    """Say why a write found no user to write."""
+    if db.session.scalar(select(User.id).where(User.id == user_key(user_id))):
+        raise VersionConflict()
+    no_such_user()
+
+
+def no_such_user() -> NoReturn:
+    """Abort with the contract's 404."""
+    abort(404, "User does not exist")
 
 
 api.add_resource(UserList, "/users")
