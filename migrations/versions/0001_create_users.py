@@ -31,7 +31,7 @@ def upgrade() -> None:
         sa.CheckConstraint("email = btrim(email) AND position('@' in email) > 1", name="users_email_is_address"),
         sa.PrimaryKeyConstraint("id", name="users_pkey"),
     )
-    op.create_index("users_email_key", "users", [sa.text("lower(email)")], unique=True)
+    op.create_index("users_email_key", "users", [sa.text('(lower(email) COLLATE "C")')], unique=True)
 
 
 def downgrade() -> None:

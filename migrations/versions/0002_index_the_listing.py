@@ -18,7 +18,6 @@ INDEXES = {
     "users_created_date_idx": ["created_date", "id"],
     "users_active_idx": ["active", "id"],
     "users_username_prefix_idx": [sa.text('(lower(username) COLLATE "C")')],
-    "users_email_prefix_idx": [sa.text('(lower(email) COLLATE "C")')],
 }
 
 

@@ -16,7 +16,7 @@ Key = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 def page(
-    rows: Select[tuple[Model]], keys: dict[str, Key], descending: bool, query: PageQuery
+    rows: Select[Model], keys: dict[str, Key], descending: bool, query: PageQuery
 ) -> tuple[list[Model], str | None]:
     """Return a page's rows, and the cursor of the next page where more follows.
 

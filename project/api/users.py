@@ -8,7 +8,7 @@ from flask_restful import Resource
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from project.api.errors import Api, VersionConflict
-from project.api.models import EMAIL_ORDER, EMAIL_PREFIX, USERNAME_ORDER, USERNAME_PREFIX, User
+from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USERNAME_FOLDED, USERNAME_ORDER, User
 from project.api.paging import Key, next_link, page
 from project.api.schemas import UserChanges, UserIn, UserQuery, body, query
 from project.api.versions import etag, expected_versions
@@ -89,14 +89,14 @@ def filters(asked: UserQuery) -> list[ColumnElement[bool]]:
     """Return the conditions of a listing, each in the form that an index serves."""
     conditions = []
     if asked.email is not None:
-        conditions.append(func.lower(User.email) == func.lower(asked.email.strip()))
+        conditions.append(EMAIL_FOLDED == func.lower(asked.email.strip()))
     if asked.username is not None:
         conditions.append(USERNAME_ORDER == asked.username)
     if asked.active is not None:
         conditions.append(User.active == asked.active)
     if asked.q is not None:
         prefix = func.lower(re.sub(r"([\\%_])", r"\\\1", asked.q) + "%")
-        conditions.append(or_(USERNAME_PREFIX.like(prefix), EMAIL_PREFIX.like(prefix)))
+        conditions.append(or_(USERNAME_FOLDED.like(prefix), EMAIL_FOLDED.like(prefix)))
     return conditions
 
 

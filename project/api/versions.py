@@ -4,8 +4,7 @@ import re
 
 from flask import request
 
-# Versions are transaction ids of Postgres; it would not compare anything else with them.
-VERSION = re.compile("[0-9]{1,9}|[1-3][0-9]{9}|4[01][0-9]{8}")
+VERSION_TAG = re.compile('"([0-9]{1,10})"')
 
 
 def etag(version: str) -> dict[str, str]:
@@ -15,6 +14,10 @@ def etag(version: str) -> dict[str, str]:
 
 def expected_versions() -> list[str] | None:
     """Return the versions that If-Match names, or None where any will do."""
-    if "If-Match" not in request.headers or request.if_match.star_tag:
+    if_match = request.headers.get("If-Match", "*").strip()
+    if if_match == "*":
         return None
-    return [tag for tag in request.if_match.as_set() if VERSION.fullmatch(tag)]
+    # Only strong tags of our own form can be a version: a weak one never allows a write.
+    tags = (VERSION_TAG.fullmatch(tag.strip()) for tag in if_match.split(","))
+    # Versions are transaction ids, of 32 bits; Postgres would not compare anything else with them.
+    return [tag[1] for tag in tags if tag and int(tag[1]) < 2**32]
