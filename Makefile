@@ -30,8 +30,8 @@ test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its ow
 
 check: $(INSTALLED)  ## Run flake8, black, isort and mypy
 	@$(RUN) -m flake8
-	@$(RUN) -m black --check --quiet . || $(RUN) -m black --diff --quiet .
-	@$(RUN) -m isort --check-only --quiet .
+	@$(RUN) -m black --check --diff --quiet .
+	@$(RUN) -m isort --check-only --diff --quiet .
 	@$(RUN) -m mypy
 
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade

@@ -6,22 +6,11 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, FetchedValue, Identity, Index, String, func, true
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.types import UserDefinedType
 
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
-
-
-class XID(UserDefinedType[str]):
-    """Postgres's type of a transaction id; a string of digits in Python."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **kw: Any) -> str:
-        """Return the type's name."""
-        return "xid"
 
 
 class User(Base):
@@ -39,7 +28,7 @@ class User(Base):
     )
 
     # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
-    version: Mapped[str] = mapped_column("xmin", XID, system=True, server_default=FetchedValue())
+    version: Mapped[str] = mapped_column("xmin", String, system=True, server_default=FetchedValue())
 
     __table_args__ = (
         CheckConstraint("btrim(username) <> ''", name="users_username_not_blank"),

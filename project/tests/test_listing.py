@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, pairwise
+from threading import Event
 from typing import Any
 from urllib.parse import urlencode
 
@@ -212,25 +215,6 @@ def test_cursor_is_taken_by_every_instance_that_shares_the_database(open_databas
     assert len(page["data"]["users"]) == 2
 
 
-def test_walk_sees_every_untouched_user_once_while_others_write(client: FlaskClient, app: Flask) -> None:
-    with app.app_context():
-        db.session.add_all(User(username=f"u{number % 7}", email=f"{number}@b.test") for number in range(60))
-        db.session.commit()
-    everybody = [user["id"] for user in listed(client)]
-    untouched, touched = everybody[::2], everybody[1::2]
-
-    for sort in SIGNED_SORTS:
-        seen = []
-        for number, page in enumerate(walk(client, sort=sort, limit=7)):
-            seen += [user["id"] for user in page]
-            client.post("/users", json={"username": f"u{number}", "email": f"{sort}{number}@c.test"})
-            client.patch(
-                f"/users/{touched[number]}", json={"username": f"{number}", "email": f"{number}{sort}@d.test"}
-            )
-            client.patch(f"/users/{untouched[number]}", json={"active": number % 2 == 0})
-        assert [seen.count(user_id) for user_id in untouched] == [1] * len(untouched), sort
-
-
 @pytest.fixture(scope="module")
 def planned(make_database: Callable[[], str]) -> Iterator[Callable[[str], str]]:
     """A function that returns Postgres's plan of a listing, in a table so large that it matters."""
@@ -303,3 +287,43 @@ def test_orders_do_not_depend_on_the_platform(planned: Callable[[str], str]) -> 
     users = planned.app.test_client().get("/users?sort=username&limit=500").get_json()["data"]["users"]
 
     assert all(first["username"].encode() < second["username"].encode() for first, second in pairwise(users))
+
+
+def test_walk_sees_every_untouched_user_once_while_others_write(open_database: str) -> None:
+    app = app_on(open_database)
+    untouched, touched = range(1, 401), range(401, 801)
+    execute(
+        open_database,
+        "INSERT INTO users (username, email, created_date) "
+        "SELECT 'u' || i % 7, (i * 7919) % 1009 || '@b.test', now() - i % 5 * interval '1 day' "
+        "FROM generate_series(1, 800) i",
+    )
+    walked = Event()
+
+    def write(number: int) -> int:
+        client = app.test_client()
+        writes = count()
+        while not walked.is_set():
+            turn = next(writes)
+            mine = list(touched)[number::4]
+            client.post("/users", json={"username": f"u{turn % 7}", "email": f"{number}.{turn}@c.test"})
+            client.patch(
+                f"/users/{mine[turn % len(mine)]}", json={"username": f"{turn}", "email": f"{number}-{turn}@d.io"}
+            )
+            client.delete(f"/users/{mine[(turn * 3) % len(mine)]}")
+            client.patch(f"/users/{untouched[turn % 400]}", json={"active": turn % 2 == 0})
+        return next(writes)
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write, number) for number in range(4)]
+        try:
+            seen = {
+                sort: [user["id"] for page in walk(app.test_client(), sort=sort, limit=23) for user in page]
+                for sort in SIGNED_SORTS
+            }
+        finally:
+            walked.set()
+        assert all(writer.result() for writer in writers)
+
+    for sort, ids in seen.items():
+        assert Counter(user_id for user_id in ids if user_id in untouched) == Counter(untouched), sort

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from project.tests.conftest import ROOT, start_manage
+from project.tests.conftest import ROOT, execute, start_manage
 
 README = (ROOT / "README.md").read_text()
 #: A command and the answer printed below it.
@@ -16,7 +16,13 @@ CALLS = re.findall(r"^\$ (curl .+)\n(.+)$", README, re.MULTILINE)
 VARYING = [
     (r'"created_date":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', '"created_date":"…"'),
     (r'"request_id":"[0-9a-f]{32}"', '"request_id":"…"'),
+    (r'"next":"[\w.-]+"', '"next":"…"'),
 ]
+
+
+needs_curl = pytest.mark.skipif(
+    not shutil.which("curl"), reason="the README's calls are curl's, which is missing here"
+)
 
 
 def settled(answer: str) -> str:
@@ -26,7 +32,7 @@ def settled(answer: str) -> str:
     return answer
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="the README's calls are curl's, which is not installed here")
+@needs_curl
 def test_curl_lines_give_the_answers_that_the_readme_shows(gunicorn: str, open_database: str) -> None:
     seed = start_manage("seed_db", DATABASE_URL=open_database)
     assert seed.communicate(timeout=30)[0] == "Added 2 example users.\n"
@@ -35,6 +41,17 @@ def test_curl_lines_give_the_answers_that_the_readme_shows(gunicorn: str, open_d
         here = command.replace("localhost:5001", gunicorn.removeprefix("http://"))
         said = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=30, check=True).stdout
         assert settled(said.strip()) == settled(answer), command
+
+
+@needs_curl
+def test_second_writer_of_a_version_is_refused_as_the_readme_says(gunicorn: str, open_database: str) -> None:
+    execute(open_database, "INSERT INTO users (username, email) VALUES ('michael', 'hermanmu@gmail.com')")
+    (script,) = re.findall(r"^```sh\n(etag=.+?)```", README, re.MULTILINE | re.DOTALL)
+
+    here = script.replace("localhost:5001", gunicorn.removeprefix("http://"))
+    said = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+
+    assert [json.loads(line).get("code", "") for line in said] == ["", "version_conflict"]
 
 
 def test_readme_shows_every_method() -> None:
