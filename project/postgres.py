@@ -70,7 +70,6 @@ class Server:
         self.databases = list(dict.fromkeys(databases))
         self.settings = [] if durable else ["fsync=off", "full_page_writes=off", "synchronous_commit=off"]
         self.key = hashlib.sha256(bytes(self.folder)).hexdigest()[:16]
-        self.socket_folder = socket_folder(self.key, Path(tempfile.gettempdir()), is_root())
 
     def url(self, database: str) -> str:
         """Return the URL of a database, whether the server runs or not."""
@@ -109,6 +108,11 @@ class Server:
     def log(self) -> Path:
         """Return the file with what the server said since its last start."""
         return self.home / "log"
+
+    @functools.cached_property
+    def socket_folder(self) -> Path:
+        """Return the folder of the socket; a read-only container has no temporary folder, and never asks."""
+        return socket_folder(self.key, Path(tempfile.gettempdir()), is_root())
 
     @functools.cached_property
     def user(self) -> User:
