@@ -214,7 +214,7 @@ def test_a_server_starts_again_right_after_it_was_killed(make_server):
     for _ in range(5):
         server.start()
         for pid in server._processes():
-            os.kill(pid, signal.SIGKILL)
+            postgres.kill(pid, signal.SIGKILL)
         server.start()
         assert query(server, "SELECT 1") == [(1,)]
 
