@@ -45,6 +45,21 @@ class Worker(ThreadWorker):
         except OSError as error:
             self.log.debug("The client is gone: %s", error)
 
+    def set_accept_enabled(self, enabled):
+        """Accept connections or not; once stopping, take those that wait already and refuse those that come later.
+
+        Left open, the socket would queue them up to the end, and then reset them with their requests.
+        """
+        super().set_accept_enabled(enabled and self.alive)
+        if not self.alive:
+            for listener in self.sockets:
+                taken = -1
+                while taken != self.nr_conns:
+                    taken = self.nr_conns
+                    self.accept(listener)
+                listener.close()
+            self.sockets = []
+
 
 worker_class = Worker
 bind = f"0.0.0.0:{settings['PORT']}"
