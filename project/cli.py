@@ -1,5 +1,7 @@
 """The commands of manage.py: each parses, makes one call and says what happened."""
 
+import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -100,6 +102,29 @@ def test(pytest_arguments: tuple[str, ...]) -> None:
     sys.exit(subprocess.call([sys.executable, "-m", "pytest", "--cov=project", *pytest_arguments]))
 
 
+@click.command("compose", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("compose_arguments", nargs=-1, type=click.UNPROCESSED)
+def compose(compose_arguments: tuple[str, ...]) -> None:
+    """Run docker compose with the environment of the chosen configuration.
+
+    The arguments are its own, for example: up --detach
+    """
+    command = compose_program()
+    # In this process's place: its signals, its terminal and its exit status are compose's.
+    os.execvp(command[0], [*command, *compose_arguments])
+
+
+def compose_program() -> list[str]:
+    """Return the command of Docker Compose: the plugin, or else the program that was there before it."""
+    if shutil.which("docker") and not subprocess.call(
+        ["docker", "compose", "version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ):
+        return ["docker", "compose"]
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    raise click.ClickException("Neither docker compose nor docker-compose is installed here.")
+
+
 def embedded_postgres() -> Server:
     """Return the embedded server, or fail where the configuration names another."""
     server: Server | None = current_app.config["EMBEDDED_POSTGRES"]
@@ -140,6 +165,6 @@ def url() -> None:
 
 def init_app(app: Flask) -> None:
     """Give the application its commands, and its shell the models."""
-    for command in (create_db, recreate_db, seed_db, test, postgres):
+    for command in (create_db, recreate_db, seed_db, test, compose, postgres):
         app.cli.add_command(command)
     app.shell_context_processor(lambda: {"db": db, "User": User})

@@ -1,5 +1,6 @@
 """Every setting of the service; the only reader of the environment."""
 
+import json
 import os
 import re
 from collections.abc import MutableMapping
@@ -14,7 +15,9 @@ from project.postgres import Server
 VERSION = "0.1.0"
 # A convenience outside production. In production complete() takes it away, so that it never signs anything.
 KNOWN_SECRET_KEY = "my_precious"
-VAR = Path(__file__).resolve().parent.parent / "var"
+ROOT = Path(__file__).resolve().parent.parent
+VAR = ROOT / "var"
+PROFILES = ROOT / "config"
 
 
 class ConfigError(SystemExit):
@@ -23,6 +26,32 @@ class ConfigError(SystemExit):
     A SystemExit, so that the line is all that the operator sees wherever the setting is read: at the command line, in
     gunicorn's configuration file, or in a shell.
     """
+
+
+def read_profile(name: str, folder: Path = PROFILES) -> None:
+    """Read the file <name>.json, a list of {"name", "value"}, into the environment; what is set there already wins."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ConfigError("APPLICATION_CONFIG must be the name of a file in config/, without .json.")
+    file = f"{folder.name}/{name}.json"
+    try:
+        profile = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}, which APPLICATION_CONFIG names, cannot be read: {error}.") from None
+    if not isinstance(profile, list):
+        raise ConfigError(f'{file}, line 1: must be a list of {{"name": "...", "value": "..."}}.')
+    for number, entry in enumerate(profile, 1):
+        match entry:
+            case {"name": str(variable), "value": str(value), **rest} if not rest and "\0" not in value:
+                if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable):
+                    os.environ.setdefault(variable, value)
+                    continue
+        raise ConfigError(f'{file}, entry {number}: must be {{"name": "...", "value": "..."}}, a variable and a string.')
+
+
+if os.environ.get("APPLICATION_CONFIG"):
+    read_profile(os.environ["APPLICATION_CONFIG"])
 
 
 def env_int(name: str, default: int, lowest: int, highest: int) -> int:
