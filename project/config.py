@@ -18,6 +18,7 @@ KNOWN_SECRET_KEY = "my_precious"
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
 PROFILES = ROOT / "config"
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class ConfigError(SystemExit):
@@ -30,6 +31,8 @@ class ConfigError(SystemExit):
 
 def read_profile(name: str, folder: Path = PROFILES) -> None:
     """Read the file <name>.json, a list of {"name", "value"}, into the environment; what is set there already wins."""
+    if not name:
+        return
     if not re.fullmatch(r"[\w-]+", name):
         raise ConfigError("APPLICATION_CONFIG must be the name of a file in config/, without .json.")
     file = f"{folder.name}/{name}.json"
@@ -43,15 +46,15 @@ def read_profile(name: str, folder: Path = PROFILES) -> None:
         raise ConfigError(f'{file}, line 1: must be a list of {{"name": "...", "value": "..."}}.')
     for number, entry in enumerate(profile, 1):
         match entry:
-            case {"name": str(variable), "value": str(value), **rest} if not rest and "\0" not in value:
-                if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable):
-                    os.environ.setdefault(variable, value)
-                    continue
-        raise ConfigError(f'{file}, entry {number}: must be {{"name": "...", "value": "..."}}, a variable and a string.')
+            case {"name": str(variable), "value": str(value), **rest} if (
+                not rest and VARIABLE.fullmatch(variable) and "\0" not in value
+            ):
+                os.environ.setdefault(variable, value)
+            case _:
+                raise ConfigError(f'{file}, entry {number}: must be {{"name": "...", "value": "..."}}, both strings.')
 
 
-if os.environ.get("APPLICATION_CONFIG"):
-    read_profile(os.environ["APPLICATION_CONFIG"])
+read_profile(os.environ.get("APPLICATION_CONFIG", ""))
 
 
 def env_int(name: str, default: int, lowest: int, highest: int) -> int:

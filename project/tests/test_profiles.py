@@ -40,7 +40,7 @@ def test_what_is_set_already_wins(tmp_path: Path, environment: dict[str, str]) -
 
 
 BROKEN = [
-    ('[\n  {"name": "A", "value": "1"}\n  {"name": "B", "value": "2"}\n]', "mine.json, line 3: Expecting ',' delimiter"),
+    ('[\n  {"name": "A", "value": "1"}\n  {"name": "B"}\n]', "mine.json, line 3: Expecting ',' delimiter"),
     ("", "mine.json, line 1: Expecting value"),
     ('{"A": "1"}', "mine.json, line 1: must be a list"),
     ('[{"name": "A", "value": "1"}, {"name": "A"}]', "mine.json, entry 2: must be"),

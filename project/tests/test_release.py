@@ -22,7 +22,7 @@ DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("curl"), reason="release.sh needs curl, which is not installed here"),
-    pytest.mark.skipif(not shutil.which("openssl"), reason="the server of this test needs openssl for its certificate"),
+    pytest.mark.skipif(not shutil.which("openssl"), reason="the certificate of this test needs openssl"),
 ]
 
 
