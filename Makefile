@@ -34,6 +34,12 @@ check: $(INSTALLED)  ## Run flake8, black, isort and mypy
 	@$(RUN) -m isort --check-only --diff --quiet .
 	@$(RUN) -m mypy
 
+lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline
+	@.venv/bin/hadolint Dockerfile Dockerfile.prod project/db/Dockerfile
+	@.venv/bin/shellcheck entrypoint.sh release.sh .ci/run
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
+
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
 lock: $(INSTALLED)  ## Lock the newest versions that requirements/*.in allow
 	@$(COMPILE) requirements/production.in --output-file requirements/production.txt
@@ -45,4 +51,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test check lock clean
+.PHONY: help install run test check lint-deploy lock clean
