@@ -22,7 +22,7 @@ ENV COVERAGE_FILE=/tmp/.coverage \
     HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
     PYTEST_ADDOPTS="-o cache_dir=/tmp/pytest_cache"
 
-USER 1000
+USER 1000:1000
 EXPOSE 5001
 ENTRYPOINT ["/usr/src/app/entrypoint.sh"]
 CMD ["python", "manage.py", "run", "--host", "0.0.0.0", "--reload", "--no-debugger"]
