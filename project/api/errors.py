@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import flask_restful
@@ -12,6 +13,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
+from project.api.answers import Error, Fault
 from project.api.models import USERS_EMAIL_KEY
 from project.api.schemas import InvalidInput
 
@@ -49,7 +51,7 @@ class Api(flask_restful.Api):
         return original_handler(e)
 
 
-def json_response(data: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+def json_response(data: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with the data as its JSON body; 304 without one where If-None-Match names its ETag."""
     response = Response(orjson.dumps(data) + b"\n", status, headers, mimetype="application/json")
     if "ETag" in response.headers and request.method in ("GET", "HEAD"):
@@ -57,7 +59,7 @@ def json_response(data: Any, status: int, headers: dict[str, str] | None = None)
     return response
 
 
-def error_body(status: int, message: str, code: str, request_id: str, detail: Any = None) -> dict[str, Any]:
+def error_body(status: int, message: str, code: str, request_id: str, detail: list[Fault] | None = None) -> Error:
     """Return the one error body.
 
     detail: a list of {loc, msg, type} where members of the input are at fault, by default the message.
@@ -72,7 +74,7 @@ def error_body(status: int, message: str, code: str, request_id: str, detail: An
 
 
 def error_response(
-    status: int, message: str, code: str, detail: Any = None, headers: dict[str, str] | None = None
+    status: int, message: str, code: str, detail: list[Fault] | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer the current request with an error."""
     return json_response(error_body(status, message, code, g.request_id, detail), status, headers)

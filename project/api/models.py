@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, CheckConstraint, FetchedValue, Identity, Inde
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
+from project.api.answers import UserOut
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
@@ -35,7 +36,7 @@ class User(Base):
         CheckConstraint("email = btrim(email) AND position('@' in email) > 1", name="users_email_is_address"),
     )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> UserOut:
         """Return the user as the API shows it."""
         return {
             "id": self.id,

@@ -3,6 +3,7 @@
 from flask import Blueprint
 from flask_restful import Resource
 
+from project.api.answers import Pong
 from project.api.errors import Api
 
 ping_blueprint = Blueprint("ping", __name__)
@@ -12,7 +13,7 @@ api = Api(ping_blueprint)
 class Ping(Resource):
     """The service itself, without its database."""
 
-    def get(self) -> dict[str, str]:
+    def get(self) -> Pong:
         """Answer, whatever else is broken."""
         return {"status": "success", "message": "pong!"}
 

@@ -16,10 +16,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from project.api.answers import Fault
 from project.api.models import MAX_LENGTH
 
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
@@ -57,7 +59,7 @@ class InvalidInput(Exception):
     message: str
     code: str
 
-    def __init__(self, *detail: dict[str, Any]) -> None:
+    def __init__(self, *detail: Fault) -> None:
         super().__init__(*detail)
         self.detail = list(detail)
 
@@ -74,9 +76,9 @@ class InvalidQuery(InvalidInput):
     message, code = "Invalid query parameters.", "invalid_query"
 
 
-def fault(msg: str, type: str, *loc: str | int) -> dict[str, Any]:
+def fault(msg: str, type: str, *loc: str | int) -> Fault:
     """Return one entry of an error's detail; loc begins with "body" or "query"."""
-    return {"loc": loc, "msg": msg, "type": type}
+    return {"loc": list(loc), "msg": msg, "type": type}
 
 
 def printable(value: str) -> str:
@@ -102,14 +104,41 @@ def email_address(value: str) -> str:
     return value
 
 
+# What the functions above check, for the OpenAPI document; it cannot write half a surrogate pair, and need not.
+CONTROL = r"\u0000-\u001f\u007f-\u009f"
+BLANK = r"\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+PRINTABLE = {"pattern": f"^[^{CONTROL}]*$"}
+NOT_BLANK = {"pattern": f"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"}
+
 Username = Annotated[
-    str, StringConstraints(max_length=MAX_LENGTH), AfterValidator(printable), AfterValidator(not_blank)
+    str,
+    StringConstraints(max_length=MAX_LENGTH),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+    Field(
+        description="A name, which others may have too: not blank, and without control characters.",
+        json_schema_extra={**NOT_BLANK},
+        examples=["michael"],
+    ),
 ]
 Email = Annotated[
     str,
     StringConstraints(max_length=MAX_LENGTH, strip_whitespace=True),
     AfterValidator(printable),
     AfterValidator(email_address),
+    Field(
+        description="An email address, which nobody else has in whatever case: a local part of at most 64 characters,"
+        " and a domain name with a dot in it, which need not exist. Both may be international. White space around it"
+        " is dropped and does not count.",
+        json_schema_extra={"format": "idn-email"},
+        examples=["michael@testdriven.io"],
+    ),
+]
+Active = Annotated[bool, Field(description="Whether the user takes part.")]
+
+#: The id of a row, in a path. All that is no such number is nobody's id, so it stays text until somebody looks.
+Id = Annotated[
+    str, WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1, "description": "An id.", "examples": [1]})
 ]
 
 
@@ -138,27 +167,68 @@ def flag(value: str) -> bool:
 
 
 Flag = Annotated[bool, BeforeValidator(flag)]
-Search = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH), AfterValidator(printable)]
+Search = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_LENGTH),
+    AfterValidator(printable),
+    Field(json_schema_extra={**PRINTABLE}),
+]
 
 
 class PageQuery(Payload):
     """What every listing takes."""
 
-    limit: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=1000)] = 100
-    after: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
+    limit: Annotated[
+        int, BeforeValidator(whole_number), Field(ge=1, le=1000, description="How many to show at most.")
+    ] = 100
+    after: Annotated[
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=2000),
+            # The letters that cursors are made of; no other text is one.
+            Field(json_schema_extra={"pattern": "^[A-Za-z0-9_.-]+$"}),
+        ]
+        | None,
+        Field(
+            description="Show what comes after: the cursor that `data.next` of the page before holds. It is good for"
+            " the sort and the filters that it came with."
+        ),
+    ] = None
 
 
 class UserQuery(PageQuery):
     """What the listing of users takes."""
 
-    email: Search | None = None
-    username: Search | None = None
-    active: Flag | None = None
-    q: Search | None = None
-    sort: Literal[
-        "id", "username", "email", "created_date", "-id", "-username", "-email", "-created_date"
-    ] = "id"  # fmt: skip
-    count: Flag = False
+    email: Annotated[Search | None, Field(description="Only the user of this address, in whatever case.")] = None
+    username: Annotated[Search | None, Field(description="Only users of exactly this name.")] = None
+    active: Annotated[Flag | None, Field(description="Only users who take part, or only those who do not.")] = None
+    q: Annotated[
+        Search | None,
+        Field(description="Only users whose name or address begins with this, in whatever case."),
+    ] = None
+    sort: Annotated[
+        Literal["id", "username", "email", "created_date", "-id", "-username", "-email", "-created_date"],
+        Field(description="The order, descending with a minus sign; where it leaves a tie, by id."),
+    ] = "id"
+    count: Annotated[Flag, Field(description="Whether to count all that pass the filters, in `X-Total-Count`.")] = (
+        False
+    )
+
+
+#: What a caller may send back but not choose.
+SET_BY_THE_SERVICE = ("id", "created_date")
+
+
+def allow_what_the_service_sets(schema: dict[str, Any]) -> None:
+    """Add the members that are ignored to a payload's JSON schema."""
+    for name in SET_BY_THE_SERVICE:
+        schema["properties"][name] = {"description": "Set by the service; whatever is sent is ignored."}
+
+
+def demand_a_change(schema: dict[str, Any]) -> None:
+    """Say in a payload's JSON schema that a member must be there which is not ignored."""
+    allow_what_the_service_sets(schema)
+    schema["not"] = {"propertyNames": {"enum": list(SET_BY_THE_SERVICE)}}
 
 
 class UserPayload(Payload):
@@ -168,24 +238,28 @@ class UserPayload(Payload):
     @classmethod
     def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
         """Drop the members that a caller may send back but not choose."""
-        return {name: value for name, value in members.items() if name not in ("id", "created_date")}
+        return {name: value for name, value in members.items() if name not in SET_BY_THE_SERVICE}
 
 
 class UserIn(UserPayload):
     """A whole user."""
 
+    model_config = ConfigDict(json_schema_extra=allow_what_the_service_sets)
+
     username: Username
     email: Email
-    active: bool = True
+    active: Active = True
 
 
 class UserChanges(UserPayload):
-    """Some members of a user."""
+    """Some members of a user: one at least that is the caller's to choose."""
+
+    model_config = ConfigDict(json_schema_extra=demand_a_change)
 
     # The defaults make the members optional and are never used: null stays refused, which "| None" would let in.
     username: Username = ""
     email: Email = ""
-    active: bool = True
+    active: Active = True
 
     @model_validator(mode="after")
     def change_something(self) -> "UserChanges":
@@ -262,26 +336,34 @@ Method = Callable[..., Any]
 
 
 def body(schema: type[Payload]) -> Callable[[Method], Method]:
-    """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else."""
+    """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else.
+
+    The OpenAPI document finds the schema as the attribute "body" of the method.
+    """
 
     def decorator(method: Method) -> Method:
         @wraps(method)
         def wrapper(self: Any, **arguments: Any) -> Any:
             return method(self, validated(schema, json_object(), "body", InvalidPayload), **arguments)
 
+        setattr(wrapper, "body", schema)
         return wrapper
 
     return decorator
 
 
 def query(schema: type[Payload]) -> Callable[[Method], Method]:
-    """Decorate a Resource's method: it gets the query parameters as a payload of the schema."""
+    """Decorate a Resource's method: it gets the query parameters as a payload of the schema.
+
+    The OpenAPI document finds the schema as the attribute "query" of the method.
+    """
 
     def decorator(method: Method) -> Method:
         @wraps(method)
         def wrapper(self: Any, **arguments: Any) -> Any:
             return method(self, validated(schema, query_parameters(), "query", InvalidQuery), **arguments)
 
+        setattr(wrapper, "query", schema)
         return wrapper
 
     return decorator

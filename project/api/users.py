@@ -1,24 +1,31 @@
 """The users."""
 
 import re
-from typing import Any, NoReturn
+from typing import Literal, NoReturn
 
 from flask import Blueprint, abort
 from flask_restful import Resource
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
+from project.api.answers import (
+    ListingHeaders,
+    Message,
+    NewUserHeaders,
+    UserListing,
+    UserPage,
+    UserShown,
+    UserWritten,
+    VersionHeaders,
+)
 from project.api.errors import Api, VersionConflict
 from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USERNAME_FOLDED, USERNAME_ORDER, User
 from project.api.paging import Key, next_link, page
-from project.api.schemas import UserChanges, UserIn, UserQuery, body, query
+from project.api.schemas import Id, UserChanges, UserIn, UserQuery, body, query
 from project.api.versions import etag, expected_versions
 from project.extensions import db
 
 users_blueprint = Blueprint("users", __name__)
 api = Api(users_blueprint)
-
-Answer = dict[str, Any]
-Headers = dict[str, str]
 
 LARGEST_ID = 2**63 - 1
 ORDERS: dict[str, Key] = {
@@ -33,15 +40,15 @@ class UserList(Resource):
     """All users."""
 
     @query(UserQuery)
-    def get(self, asked: UserQuery) -> tuple[Answer, int, Headers]:
+    def get(self, asked: UserQuery) -> tuple[UserListing, Literal[200], ListingHeaders]:
         """List users."""
         users = select(User).where(*filters(asked))
         sort = asked.sort.removeprefix("-")
         keys = {sort: ORDERS[sort], "id": User.id}
         found, cursor = page(users, keys, asked.sort != sort, asked)
 
-        data: Answer = {"users": [user.to_json() for user in found]}
-        headers = {}
+        data: UserPage = {"users": [user.to_json() for user in found]}
+        headers: ListingHeaders = {}
         if cursor:
             data["next"] = cursor
             headers["Link"] = next_link(cursor)
@@ -50,34 +57,34 @@ class UserList(Resource):
         return {"status": "success", "data": data}, 200, headers
 
     @body(UserIn)
-    def post(self, payload: UserIn) -> tuple[Answer, int, Headers]:
+    def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewUserHeaders]:
         """Add a user."""
         user = User(**payload.members())
         db.session.add(user)
         db.session.commit()
-        answer = {"status": "success", "message": f"{user.email} was added!", "data": user.to_json()}
+        answer: UserWritten = {"status": "success", "message": f"{user.email} was added!", "data": user.to_json()}
         return answer, 201, {"Location": f"/users/{user.id}", **etag(user.version)}
 
 
 class UserDetail(Resource):
     """One user."""
 
-    def get(self, user_id: str) -> tuple[Answer, int, Headers]:
+    def get(self, user_id: Id) -> tuple[UserShown, Literal[200], VersionHeaders]:
         """Show a user."""
         user = db.session.get(User, user_key(user_id)) or no_such_user()
         return {"status": "success", "data": user.to_json()}, 200, etag(user.version)
 
     @body(UserIn)
-    def put(self, payload: UserIn, user_id: str) -> tuple[Answer, int, Headers]:
+    def put(self, payload: UserIn, user_id: Id) -> tuple[UserWritten, Literal[200], VersionHeaders]:
         """Replace a user."""
         return change(user_id, payload)
 
     @body(UserChanges)
-    def patch(self, payload: UserChanges, user_id: str) -> tuple[Answer, int, Headers]:
+    def patch(self, payload: UserChanges, user_id: Id) -> tuple[UserWritten, Literal[200], VersionHeaders]:
         """Change some members of a user."""
         return change(user_id, payload)
 
-    def delete(self, user_id: str) -> Answer:
+    def delete(self, user_id: Id) -> Message:
         """Remove a user."""
         removed = delete(User).where(*expected(user_id)).returning(User.email)
         email = db.session.scalar(removed) or nothing_written(user_id)
@@ -113,12 +120,12 @@ def expected(user_id: str) -> list[ColumnElement[bool]]:
     return [User.id == user_key(user_id), *([] if versions is None else [User.version.in_(versions)])]
 
 
-def change(user_id: str, payload: UserIn | UserChanges) -> tuple[Answer, int, Headers]:
+def change(user_id: str, payload: UserIn | UserChanges) -> tuple[UserWritten, Literal[200], VersionHeaders]:
     """Write the members that the caller sent, in one statement: no other writer comes in between."""
     changed = update(User).where(*expected(user_id)).values(**payload.members()).returning(User)
     user = db.session.scalar(changed) or nothing_written(user_id)
     db.session.commit()
-    answer = {"status": "success", "message": f"{user.id} was updated!", "data": user.to_json()}
+    answer: UserWritten = {"status": "success", "message": f"{user.id} was updated!", "data": user.to_json()}
     return answer, 200, etag(user.version)
 
 

@@ -4,10 +4,12 @@ import re
 
 from flask import request
 
+from project.api.answers import VersionHeaders
+
 VERSION_TAG = re.compile('"([0-9]{1,10})"')
 
 
-def etag(version: str) -> dict[str, str]:
+def etag(version: str) -> VersionHeaders:
     """Return the header that names a version."""
     return {"ETag": f'"{version}"'}
 

@@ -1,0 +1,207 @@
+"""What callers get: bodies and headers of answers, which the methods' signatures name and mypy holds them to."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
+
+from flask import Response
+from pydantic import Field, WithJsonSchema
+
+# pydantic does not take typing's below Python 3.12.
+from typing_extensions import TypedDict
+
+Success = Literal["success"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A note on the type of an answer that is not JSON: its media types and its headers."""
+
+    media_types: tuple[str, ...]
+    headers: type
+
+
+class Fault(TypedDict):
+    """What is wrong with one member of the input."""
+
+    loc: Annotated[
+        list[str | int],
+        Field(description="Where it is: `body` or `query`, then the way to the member.", examples=[["body", "email"]]),
+    ]
+    msg: Annotated[str, Field(description="A sentence for people.", examples=["Is required."])]
+    type: Annotated[str, Field(description="A stable word for programs.", examples=["missing"])]
+
+
+class Error(TypedDict):
+    """The one body of every error."""
+
+    status: Annotated[
+        Literal["fail", "error"], Field(description="`fail` for a status of 400 to 499, `error` from 500 on.")
+    ]
+    message: Annotated[str, Field(description="One sentence for people.")]
+    code: Annotated[str, Field(description="A stable word for programs.", pattern="^[a-z_]+$")]
+    detail: Annotated[
+        list[Fault] | str,
+        Field(description="The members of the input that are at fault, all at once; elsewhere the message again."),
+    ]
+    request_id: Annotated[str, Field(description="The request's id, as in the header `X-Request-ID`.")]
+
+
+class Message(TypedDict):
+    """That it went well."""
+
+    status: Success
+    message: Annotated[str, Field(examples=["michael@testdriven.io was removed!"])]
+
+
+class Pong(TypedDict):
+    """A sign of life."""
+
+    status: Success
+    message: Literal["pong!"]
+
+
+class Links(TypedDict):
+    """Where to go on."""
+
+    users: Literal["/users"]
+    ping: Literal["/ping"]
+    docs: Literal["/docs"]
+    openapi: Literal["/openapi.json"]
+
+
+class Welcome(TypedDict):
+    """What the service is."""
+
+    status: Success
+    message: Annotated[str, Field(examples=["This is the users service."])]
+    version: Annotated[str, Field(examples=["0.1.0"])]
+    links: Links
+
+
+class UserOut(TypedDict):
+    """A user. More members may follow."""
+
+    id: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"}, examples=[1])]
+    username: Annotated[str, Field(examples=["michael"])]
+    email: Annotated[
+        str,
+        Field(
+            description="The address, as it was written.",
+            json_schema_extra={"format": "idn-email"},
+            examples=["michael@testdriven.io"],
+        ),
+    ]
+    active: Annotated[bool, Field(examples=[True])]
+    created_date: Annotated[
+        str,
+        Field(
+            description="When the service took the user in: whole seconds, UTC.",
+            json_schema_extra={"format": "date-time"},
+            examples=["2026-11-20T12:00:00Z"],
+        ),
+    ]
+
+
+class UserShown(TypedDict):
+    """One user."""
+
+    status: Success
+    data: UserOut
+
+
+class UserWritten(TypedDict):
+    """One user, as it is now."""
+
+    status: Success
+    message: Annotated[str, Field(examples=["1 was updated!"])]
+    data: UserOut
+
+
+class UserPage(TypedDict):
+    """Some of the users, in the order that was asked for."""
+
+    users: list[UserOut]
+    next: NotRequired[
+        Annotated[str, Field(description="Where more users follow: what `after` takes for the next page.")]
+    ]
+
+
+class UserListing(TypedDict):
+    """A page of the listing."""
+
+    status: Success
+    data: UserPage
+
+
+ETag = Annotated[
+    str,
+    Field(
+        description="The version of the user, for `If-None-Match` and `If-Match`.",
+        pattern='^"[0-9]+"$',
+        examples=['"4711"'],
+    ),
+]
+Location = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+
+NoHeaders = TypedDict("NoHeaders", {})
+VersionHeaders = TypedDict("VersionHeaders", {"ETag": ETag})
+NewUserHeaders = TypedDict(
+    "NewUserHeaders",
+    {
+        "Location": Annotated[Location, Field(description="The address of the new user.", examples=["/users/1"])],
+        "ETag": ETag,
+    },
+)
+ListingHeaders = TypedDict(
+    "ListingHeaders",
+    {
+        "Link": NotRequired[
+            Annotated[
+                str,
+                Field(
+                    description="Where more users follow: the next page (RFC 8288).",
+                    pattern='^<[^>]+>; rel="next"$',
+                    examples=['</users?limit=2&after=WzJd.c2lnbmF0dXJl>; rel="next"'],
+                ),
+            ]
+        ],
+        "X-Total-Count": NotRequired[
+            Annotated[
+                str,
+                WithJsonSchema(
+                    {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "With `count=true`: how many users pass the filters.",
+                        "examples": [2],
+                    }
+                ),
+            ]
+        ],
+    },
+)
+Vary = Annotated[str, Field(description="What the answer depends on.", examples=["Accept"])]
+WelcomeHeaders = TypedDict("WelcomeHeaders", {"Vary": Vary})
+ToDocsHeaders = TypedDict(
+    "ToDocsHeaders",
+    {
+        "Location": Annotated[Location, Field(description="The page for people.", examples=["/docs"])],
+        "Vary": Vary,
+    },
+)
+CacheControl = Annotated[str, Field(description="How long a copy is good.", examples=["no-cache, max-age=3600"])]
+FileHeaders = TypedDict("FileHeaders", {"Cache-Control": CacheControl})
+PageHeaders = TypedDict(
+    "PageHeaders",
+    {
+        "Cache-Control": CacheControl,
+        "Content-Security-Policy": Annotated[
+            str, Field(description="What the page may load: nothing from elsewhere.", examples=["default-src 'self'"])
+        ],
+    },
+)
+
+#: The OpenAPI document.
+Document = Annotated[dict[str, Any], Field(description="An OpenAPI 3.1 document.")]
+Page = Annotated[Response, Served(("text/html",), PageHeaders)]
+File = Annotated[Response, Served(("text/css", "text/javascript", "image/png"), FileHeaders)]
