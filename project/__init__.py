@@ -5,6 +5,8 @@ from sqlalchemy import event
 
 from project import cli
 from project.api import errors
+from project.api.docs import docs_blueprint
+from project.api.openapi import openapi_blueprint
 from project.api.ping import ping_blueprint
 from project.api.root import root_blueprint
 from project.api.users import users_blueprint
@@ -32,5 +34,7 @@ def create_app(config: str | type | None = None) -> Flask:
     app.register_blueprint(ping_blueprint)
     app.register_blueprint(users_blueprint)
     app.register_blueprint(root_blueprint)
+    app.register_blueprint(openapi_blueprint)
+    app.register_blueprint(docs_blueprint)
     cli.init_app(app)
     return app

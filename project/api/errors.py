@@ -32,6 +32,10 @@ MESSAGES = {
 }
 
 
+#: The message and the code for whoever wants an address that somebody has.
+EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
+
+
 class VersionConflict(PreconditionFailed):
     """A write of what somebody else has written in between."""
 
@@ -80,14 +84,18 @@ def error_response(
     return json_response(error_body(status, message, code, g.request_id, detail), status, headers)
 
 
-def http_error(error: HTTPException) -> Response:
-    """Answer what Werkzeug raises and what abort() says."""
+def in_our_words(error: HTTPException) -> tuple[int, str, str]:
+    """Return the status, the message and the code of an error."""
     status = error.code or 500
-    code = error.name.lower().replace(" ", "_")
-    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
     # What somebody here wrote, rather than Werkzeug's paragraphs for browsers.
     said = error.description if error.description != default_exceptions[status].description else None
-    return error_response(status, said or MESSAGES.get(status, f"{error.name}."), code, headers=headers)
+    return status, said or MESSAGES.get(status, f"{error.name}."), error.name.lower().replace(" ", "_")
+
+
+def http_error(error: HTTPException) -> Response:
+    """Answer what Werkzeug raises and what abort() says."""
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    return error_response(*in_our_words(error), headers=headers)
 
 
 def invalid_input(error: InvalidInput) -> Response:
@@ -98,7 +106,7 @@ def invalid_input(error: InvalidInput) -> Response:
 def integrity_error(error: IntegrityError) -> Response:
     """Answer a writer who came second; any other constraint is there for our own mistakes."""
     if isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name:
-        return error_response(400, "Sorry. That email already exists.", "email_exists")
+        return error_response(400, *EMAIL_EXISTS)
     raise error
 
 

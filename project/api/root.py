@@ -1,27 +1,47 @@
 """The way in."""
 
-from typing import Any
+from typing import Literal
 
-from flask import Blueprint, current_app
+from flask import Blueprint, current_app, request
 from flask_restful import Resource
 
+from project.api.answers import Message, ToDocsHeaders, Welcome, WelcomeHeaders
 from project.api.errors import Api
 
 root_blueprint = Blueprint("root", __name__)
 api = Api(root_blueprint)
 
 
+HereIsAll = tuple[Welcome, Literal[200], WelcomeHeaders]
+GoToDocs = tuple[Message, Literal[302], ToDocsHeaders]
+
+
 class Root(Resource):
     """The service as a whole."""
 
-    def get(self) -> dict[str, Any]:
-        """Say what this is and where to go on."""
-        return {
-            "status": "success",
-            "message": "This is the users service.",
-            "version": current_app.config["VERSION"],
-            "links": {"users": "/users", "ping": "/ping"},
-        }
+    def get(self) -> HereIsAll | GoToDocs:
+        """Say what this is and where to go on.
+
+        A browser, which would rather have HTML than JSON, is sent to the documentation.
+        """
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            elsewhere: GoToDocs = (
+                {"status": "success", "message": "The documentation is at /docs."},
+                302,
+                {"Location": "/docs", "Vary": "Accept"},
+            )
+            return elsewhere
+        here: HereIsAll = (
+            {
+                "status": "success",
+                "message": "This is the users service.",
+                "version": current_app.config["VERSION"],
+                "links": {"users": "/users", "ping": "/ping", "docs": "/docs", "openapi": "/openapi.json"},
+            },
+            200,
+            {"Vary": "Accept"},
+        )
+        return here
 
 
 api.add_resource(Root, "/")

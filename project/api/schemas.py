@@ -223,12 +223,14 @@ def allow_what_the_service_sets(schema: dict[str, Any]) -> None:
     """Add the members that are ignored to a payload's JSON schema."""
     for name in SET_BY_THE_SERVICE:
         schema["properties"][name] = {"description": "Set by the service; whatever is sent is ignored."}
+    schema["examples"] = [{"username": "michael", "email": "michael@testdriven.io"}]
 
 
 def demand_a_change(schema: dict[str, Any]) -> None:
     """Say in a payload's JSON schema that a member must be there which is not ignored."""
     allow_what_the_service_sets(schema)
     schema["not"] = {"propertyNames": {"enum": list(SET_BY_THE_SERVICE)}}
+    schema["examples"] = [{"active": False}]
 
 
 class UserPayload(Payload):

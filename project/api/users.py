@@ -69,6 +69,8 @@ class UserList(Resource):
 class UserDetail(Resource):
     """One user."""
 
+    missing = "User does not exist"
+
     def get(self, user_id: Id) -> tuple[UserShown, Literal[200], VersionHeaders]:
         """Show a user."""
         user = db.session.get(User, user_key(user_id)) or no_such_user()
@@ -138,7 +140,7 @@ def nothing_written(user_id: str) -> NoReturn:
 
 def no_such_user() -> NoReturn:
     """Abort with the contract's 404."""
-    abort(404, "User does not exist")
+    abort(404, UserDetail.missing)
 
 
 api.add_resource(UserList, "/users")
