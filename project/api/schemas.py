@@ -27,8 +27,9 @@ from project.api.models import MAX_LENGTH
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
-# Control characters and the halves of surrogate pairs, which JSON can write though no text holds them.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Control characters, and the halves of surrogate pairs, which JSON can write though no text holds them.
+SURROGATES = re.compile("[\ud800-\udfff]")
+UNPRINTABLE = re.compile(f"[\x00-\x1f\x7f-\x9f]|{SURROGATES.pattern}")
 
 #: What callers read for the errors that pydantic finds by itself.
 MESSAGES = {
@@ -179,7 +180,10 @@ class PageQuery(Payload):
     """What every listing takes."""
 
     limit: Annotated[
-        int, BeforeValidator(whole_number), Field(ge=1, le=1000, description="How many to show at most.")
+        # The bounds stand first: after a validator of ours, JSON Schema would not know their names.
+        int,
+        Field(ge=1, le=1000, description="How many to show at most."),
+        BeforeValidator(whole_number),
     ] = 100
     after: Annotated[
         Annotated[
@@ -275,8 +279,9 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object's members, or refuse one that is named twice."""
     members: dict[str, Any] = {}
     for name, value in pairs:
-        if UNPRINTABLE.search(name):
-            raise ValueError("a member's name has a control character")
+        if SURROGATES.search(name):
+            # No answer could name it.
+            raise ValueError("a member's name is not text")
         if name in members:
             raise InvalidPayload(fault("Is named twice.", "duplicate", "body", name))
         members[name] = value

@@ -115,7 +115,8 @@ def test_what_get_gave_can_be_put_back(client: FlaskClient, make_user: MakeUser)
 def test_what_the_service_sets_is_ignored(client: FlaskClient, make_user: MakeUser) -> None:
     user = make_user()
 
-    response = client.put(f"/users/{user.id}", json={**MICHAEL, "id": 4711, "created_date": [None]})
+    ignored = {"id": 4711, "created_date": [None, {"\x00": "\x01"}]}
+    response = client.put(f"/users/{user.id}", json={**MICHAEL, **ignored})
 
     assert response.status_code == 200
     assert response.get_json()["data"] == user.to_json()
@@ -229,6 +230,7 @@ BAD_PAYLOADS = {
     "empty": ("{}", None, None),
     "named twice": ('{"username": "a", "username": "a", "email": "a@b.test"}', ["username"], "duplicate"),
     "unknown member": (user(admin=True), ["admin"], "extra_forbidden"),
+    "unknown member NUL": ('{"\\u0000": 1, ' + user()[1:], ["\x00"], "extra_forbidden"),
     "username null": (user(username=None), ["username"], "string_type"),
     "username number": (user(username=1), ["username"], "string_type"),
     "username object": (user(username={}), ["username"], "string_type"),

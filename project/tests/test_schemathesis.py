@@ -1,0 +1,31 @@
+"""The service against its own OpenAPI document, by schemathesis: every check, every phase.
+
+`make fuzz` sets FUZZ_EXAMPLES, and runs many examples with three seeds.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from project.tests.conftest import ROOT
+
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")
+SEEDS = ["1", "2", "3"] if EXAMPLES else ["1"]
+
+
+@pytest.mark.usefixtures("open_database")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_service_does_what_its_document_says(gunicorn: str, seed: str) -> None:
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gunicorn}/openapi.json", "--no-color"]
+    # In place of that one check there is valid_data_is_accepted, which says why.
+    command += ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--generation-allow-x00", "true"]
+    command += ["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", EXAMPLES or "2", "--seed", seed]
+    hooks = {"SCHEMATHESIS_HOOKS": "project.tests.fuzzing", "PYTHONPATH": str(ROOT)}
+
+    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **hooks}, capture_output=True, text=True)
+
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
