@@ -28,6 +28,9 @@ run: $(INSTALLED)  ## Run the service on port 5001, with example users in its em
 test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its own
 	@$(MANAGE) test -n auto --cov-fail-under=100
 
+fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly project/tests/test_schemathesis.py
+
 check: $(INSTALLED)  ## Run flake8, black, isort and mypy
 	@$(RUN) -m flake8
 	@$(RUN) -m black --check --diff --quiet .
@@ -51,4 +54,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test check lint-deploy lock clean
+.PHONY: help install run test fuzz check lint-deploy lock clean

@@ -9,14 +9,31 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 #: Refusals that what is stored decides, not what was sent: no schema can tell them beforehand.
 STATE = {"email_exists", "version_conflict"}
 
-international = st.sampled_from(["ü", "é", "ß", "и", "名", "ア", "ا", "क"])
-plain = st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789")
-local_parts = st.text(plain | international | st.sampled_from("!#$%&'*+/=?^_`{|}~-"), min_size=1, max_size=15)
-labels = st.text(plain, min_size=1, max_size=20)
-domains = st.lists(labels | st.sampled_from(["exämple", "例え", "пример"]), min_size=1, max_size=3).map(".".join)
-endings = st.sampled_from(["com", "test", "local", "internal", "co.uk", "рф", "みんな"])
-addresses = st.builds("{}@{}.{}".format, local_parts, domains, endings)
-schemathesis.openapi.format("idn-email", st.emails().filter(lambda address: len(address) <= 128) | addresses)
+# Chosen from lists: schemathesis draws hundreds of them, and what is built letter by letter takes it half a minute.
+LOCAL_PARTS = [
+    "michael",
+    "O'Hara+tag",
+    "!#$%&'*+/=?^_`{|}~-",
+    "a.b.c",
+    "0",
+    "x" * 64,
+    "jürgen",
+    "用户",
+    "иван",
+    "mañana",
+]
+DOMAINS = [
+    "b.test",
+    "corp.local",
+    "testdriven.io",
+    "a-b.c--d.co.uk",
+    "1.2.org",
+    "exämple.de",
+    "例え.みんな",
+    "пример.рф",
+]
+addresses = st.builds("{}@{}".format, st.sampled_from(LOCAL_PARTS), st.sampled_from(DOMAINS))
+schemathesis.openapi.format("idn-email", addresses)
 
 
 @schemathesis.hook
