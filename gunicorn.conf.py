@@ -72,6 +72,9 @@ graceful_timeout = 25
 # Longer than the 90 s for which Heroku's router keeps its connections: it must be the one who closes.
 keepalive = 95
 
+# The most that gunicorn takes: a listing's longest filters, percent-encoded, need more than its usual 4094 bytes.
+limit_request_line = 8190
+
 # Workers prove that they live by touching a file, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The socket needs a folder to write in, which a read-only container has not.

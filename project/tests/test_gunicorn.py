@@ -59,7 +59,7 @@ ODD_REQUESTS: dict[str, tuple[bytes, int]] = {
     "path with raw bytes": (request("GET", "/users/\xe9"), 400),
     "path with a closing slash": (request("GET", "/users/"), 404),
     "path with two slashes": (request("GET", "/users//1"), 404),
-    "path too long": (request("GET", "/" + "a" * 5000), 414),
+    "path too long": (request("GET", "/" + "a" * 9000), 414),
     "path with a blank": (request("GET", "/users/1 2"), 400),
     "no path": (request("GET", ""), 400),
     "no slash": (request("GET", "users"), 400),
@@ -74,7 +74,7 @@ ODD_REQUESTS: dict[str, tuple[bytes, int]] = {
     "method CONNECT": (request("CONNECT", "localhost:80"), 404),
     "method in small letters": (request("get", "/users"), 400),
     "method that is none": (request("G(T", "/users"), 400),
-    "method too long": (request("G" * 5000, "/users"), 414),
+    "method too long": (request("G" * 9000, "/users"), 414),
     "version 0.9": (b"GET /users\r\n\r\n", 400),
     "version 3": (b"GET /users HTTP/3.0\r\nHost: localhost\r\n\r\n", 400),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
@@ -149,6 +149,16 @@ def test_head_is_get_without_its_body(gunicorn: str) -> None:
 
     assert (status, body) == (200, b"")
     assert int(headers["content-length"]) > 0
+
+
+def test_longest_filters_of_a_listing_are_taken(gunicorn: str) -> None:
+    fox = quote("🦊" * 128)
+
+    path = f"/users?q={fox}&username={fox}&email={fox}&after={'a' * 2000}"
+
+    # Read, and found to be no cursor.
+    assert send(gunicorn, request("GET", path))[0] == 400
+    assert send(gunicorn, request("GET", path.partition("&after")[0]))[0] == 200
 
 
 def test_options_name_the_methods(gunicorn: str) -> None:
