@@ -1,7 +1,6 @@
 """The tables and what must hold in them, whoever writes."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, FetchedValue, Identity, Index, String, func, true
 from sqlalchemy.dialects.postgresql import TIMESTAMP

@@ -137,8 +137,8 @@ class Builder:
         if body:
             bad_requests[InvalidPayload.code] = invalid(InvalidPayload, BAD_BODY)
             errors += [default_exceptions[status]() for status in (411, 413, 415)]
-            if "email" in body.model_fields:
-                bad_requests[EMAIL_EXISTS[1]] = error_body(400, *EMAIL_EXISTS, REQUEST_ID)
+            taken = [EMAIL_EXISTS] if "email" in body.model_fields else []
+            bad_requests.update({code: error_body(400, said, code, REQUEST_ID) for said, code in taken})
         if arguments:
             errors.append(NotFound(getattr(resource, "missing", None)))
             if any("ETag" in get_type_hints(headers) for _, _, headers in signature(resource.get)):

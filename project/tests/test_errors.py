@@ -182,4 +182,5 @@ def test_root_says_where_to_go_on(client: FlaskClient) -> None:
     assert body["status"] == "success"
     assert re.fullmatch(r"\d+\.\d+\.\d+", body["version"])
     for path in body["links"].values():
-        assert client.get(path).status_code == 200
+        with client.get(path) as response:
+            assert response.status_code == 200

@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,14 +18,15 @@ SEEDS = ["1", "2", "3"] if EXAMPLES else ["1"]
 
 @pytest.mark.usefixtures("open_database")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_service_does_what_its_document_says(gunicorn: str, seed: str) -> None:
+def test_service_does_what_its_document_says(gunicorn: str, tmp_path: Path, seed: str) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gunicorn}/openapi.json", "--no-color"]
     # In place of that one check there is valid_data_is_accepted, which says why.
     command += ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--generation-allow-x00", "true"]
     command += ["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", EXAMPLES or "2", "--seed", seed]
     hooks = {"SCHEMATHESIS_HOOKS": "project.tests.fuzzing", "PYTHONPATH": str(ROOT)}
 
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **hooks}, capture_output=True, text=True)
+    # In a folder of its own: there it keeps what it found, and would begin with that.
+    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **hooks}, capture_output=True, text=True)
 
     print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr
