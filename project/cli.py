@@ -1,9 +1,12 @@
 """The commands of manage.py: each parses, makes one call and says what happened."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -12,11 +15,11 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup
 from flask_migrate import stamp
 from psycopg2 import sql
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, inspect, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from project.api.models import User
+from project.api.models import MAX_LENGTH, SCOPES, AccessToken, User
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
 
@@ -89,6 +92,65 @@ def seed_db() -> None:
     added = db.session.scalars(insert(User).values(EXAMPLE_USERS).on_conflict_do_nothing().returning(User.id)).all()
     db.session.commit()
     click.echo(f"Added {len(added)} example users.")
+
+
+def token_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """Return the name of a token, or refuse what nobody could read in a list."""
+    if not name.strip() or not name.isprintable() or len(name) > MAX_LENGTH:
+        raise click.BadParameter(f"must be printable, not blank, and have at most {MAX_LENGTH} characters.")
+    return name
+
+
+@click.command("create_token")
+@click.argument("name", callback=token_name)
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, required=True, help="Repeatable.")
+@click.option("--expires-in", type=click.IntRange(1, 36500), metavar="DAYS", help="By default it does not expire.")
+def create_token(name: str, scopes: Sequence[str], expires_in: int | None) -> None:
+    """Print a new access token, which allows its bearer what the scopes say.
+
+    It is printed this once and cannot be shown again: only its digest is kept.
+    """
+    token = f"usr_{secrets.token_urlsafe(32)}"
+    members = {
+        "name": name,
+        "digest": AccessToken.digest_of(token),
+        "scopes": list(dict.fromkeys(scopes)),
+        "expires_at": datetime.now(UTC) + timedelta(days=expires_in) if expires_in else None,
+    }
+    added = insert(AccessToken).values(members).on_conflict_do_nothing().returning(AccessToken.id)
+    if not db.session.scalar(added):
+        raise click.ClickException(f"There is a token of the name {name}, or was one before it was revoked.")
+    db.session.commit()
+    click.echo(token)
+
+
+@click.command("list_tokens")
+def list_tokens() -> None:
+    """List the access tokens by name, revoked and expired ones included, but never a token itself."""
+    tokens = db.session.scalars(select(AccessToken).order_by(AccessToken.name)).all()
+    rows: list[tuple[str, ...]] = [("NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")]
+    for token in tokens:
+        dates = (token.created_date, token.expires_at, token.last_used_at, token.revoked_at)
+        shown = (date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if date else "-" for date in dates)
+        rows.append((token.name, ",".join(token.scopes), *shown))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+@click.command("revoke_token")
+@click.argument("name", callback=token_name)
+def revoke_token(name: str) -> None:
+    """Revoke an access token for good; every worker refuses it within a second."""
+    mine = AccessToken.name == name
+    revoked = update(AccessToken).where(mine, AccessToken.revoked_at.is_(None)).values(revoked_at=func.now())
+    if db.session.scalar(revoked.returning(AccessToken.id)):
+        db.session.commit()
+        click.echo(f"Revoked {name}.")
+    elif db.session.scalar(select(AccessToken.id).where(mine)):
+        click.echo(f"{name} was revoked before.")
+    else:
+        raise click.ClickException(f"There is no token of the name {name}.")
 
 
 @click.command("test", context_settings={"ignore_unknown_options": True})
@@ -165,6 +227,7 @@ def url() -> None:
 
 def init_app(app: Flask) -> None:
     """Give the application its commands, and its shell the models."""
-    for command in (create_db, recreate_db, seed_db, test, compose, postgres):
+    tokens = (create_token, list_tokens, revoke_token)
+    for command in (create_db, recreate_db, seed_db, *tokens, test, compose, postgres):
         app.cli.add_command(command)
-    app.shell_context_processor(lambda: {"db": db, "User": User})
+    app.shell_context_processor(lambda: {"db": db, "AccessToken": AccessToken, "User": User})

@@ -1,9 +1,22 @@
 """The tables and what must hold in them, whoever writes."""
 
+import hashlib
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, FetchedValue, Identity, Index, String, func, true
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    FetchedValue,
+    Identity,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from project.api.answers import UserOut
@@ -11,6 +24,13 @@ from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
+#: What a token may allow.
+SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:read", "summaries:write", "admin")
+
+
+# Whole seconds, by the database's clock: what is stored is what is shown.
+SECONDS = TIMESTAMP(timezone=True, precision=0)
+THIS_SECOND = func.date_trunc("second", func.now())
 
 
 class User(Base):
@@ -22,10 +42,7 @@ class User(Base):
     username: Mapped[str] = mapped_column(String(MAX_LENGTH))
     email: Mapped[str] = mapped_column(String(MAX_LENGTH))
     active: Mapped[bool] = mapped_column(server_default=true())
-    # Whole seconds, by the database's clock: what is stored is what is shown.
-    created_date: Mapped[datetime] = mapped_column(
-        TIMESTAMP(timezone=True, precision=0), server_default=func.date_trunc("second", func.now())
-    )
+    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
 
     # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
     version: Mapped[str] = mapped_column("xmin", String, system=True, server_default=FetchedValue())
@@ -61,3 +78,32 @@ Index("users_username_prefix_idx", USERNAME_FOLDED)
 Index("users_email_idx", EMAIL_ORDER, User.id)
 Index("users_created_date_idx", User.created_date, User.id)
 Index("users_active_idx", User.active, User.id)
+
+
+class AccessToken(Base):
+    """A token that opens the API to its bearer: its digest, from which nobody can tell the token."""
+
+    __tablename__ = "access_tokens"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+    expires_at: Mapped[datetime | None] = mapped_column(SECONDS)
+    # To the minute: who uses a token must not wait for a write each time.
+    last_used_at: Mapped[datetime | None] = mapped_column(SECONDS)
+    revoked_at: Mapped[datetime | None] = mapped_column(SECONDS)
+
+    __table_args__ = (
+        UniqueConstraint("name", name="access_tokens_name_key"),
+        UniqueConstraint("digest", name="access_tokens_digest_key"),
+        CheckConstraint("btrim(name) <> ''", name="access_tokens_name_not_blank"),
+        CheckConstraint("octet_length(digest) = 32", name="access_tokens_digest_is_sha256"),
+        CheckConstraint("cardinality(scopes) > 0", name="access_tokens_scopes_not_empty"),
+    )
+
+    @staticmethod
+    def digest_of(token: str) -> bytes:
+        """Return what is stored of a token. It is too random to be guessed, so that a fast hash will do."""
+        return hashlib.sha256(token.encode()).digest()

@@ -1,5 +1,7 @@
 """The commands of manage.py."""
 
+import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from project.postgres import Server
 from project.tests.conftest import app_on, execute, start_manage
 from project.tests.utils import add_user
 
+TOKENS = ["create_token", "list_tokens", "revoke_token"]
 EXAMPLES = [("michael", "hermanmu@gmail.com"), ("michaelherman", "michael@mherman.org")]
 
 
@@ -39,11 +42,11 @@ def open_app(open_database: str) -> Flask:
 def test_help_names_every_command() -> None:
     output = manage.app.test_cli_runner().invoke(manage.cli, ["--help"]).output
 
-    for name in ("create_db", "db", "postgres", "recreate_db", "routes", "run", "seed_db", "shell", "test"):
+    for name in ("create_db", "db", "postgres", "recreate_db", "routes", "run", "seed_db", "shell", "test", *TOKENS):
         assert f"\n  {name} " in output
 
 
-@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres"])
+@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres", *TOKENS])
 def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
     result = invoke(open_app, command, "--help")
 
@@ -69,6 +72,75 @@ def test_seed_db_adds_two_users_once(open_app: Flask, open_database: str) -> Non
 
     assert outputs == ["Added 2 example users.\n", "Added 0 example users.\n"]
     assert users_in(open_database) == EXAMPLES
+
+
+def test_create_token_prints_the_token_alone_and_keeps_its_digest(open_app: Flask, open_database: str) -> None:
+    result = invoke(open_app, "create_token", "ci", "--scope", "users:read", "--scope", "admin", "--scope", "admin")
+
+    assert re.fullmatch(r"usr_[A-Za-z0-9_-]{43}\n", result.stdout)
+    kept = execute(open_database, "SELECT name, encode(digest, 'hex'), scopes, expires_at FROM access_tokens")
+    digest = hashlib.sha256(result.stdout.strip().encode()).hexdigest()
+    assert kept == [("ci", digest, ["users:read", "admin"], None)]
+
+
+def test_create_token_can_expire(open_app: Flask, open_database: str) -> None:
+    invoke(open_app, "create_token", "ci", "--scope", "users:read", "--expires-in", "30")
+
+    days = execute(open_database, "SELECT extract(epoch FROM expires_at - now()) / 86400 FROM access_tokens")
+    assert float(days[0][0]) == pytest.approx(30, abs=0.01)
+
+
+def test_create_token_takes_a_name_once(open_app: Flask) -> None:
+    first, second = (invoke(open_app, "create_token", "ci", "--scope", "users:read") for _ in range(2))
+
+    assert (first.exit_code, second.exit_code, second.stdout) == (0, 1, "")
+    assert second.stderr == "Error: There is a token of the name ci, or was one before it was revoked.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ci"],
+        ["ci", "--scope", "users:delete"],
+        ["ci", "--scope", "admin", "--expires-in", "0"],
+        ["ci", "--scope", "admin", "--expires-in", "99999999999"],
+        [" ", "--scope", "admin"],
+        ["a\nb", "--scope", "admin"],
+        ["\udcff", "--scope", "admin"],
+        ["x" * 129, "--scope", "admin"],
+    ],
+)
+def test_create_token_refuses_what_makes_no_token(open_app: Flask, open_database: str, arguments: list[str]) -> None:
+    assert invoke(open_app, "create_token", *arguments).exit_code == 2
+    assert execute(open_database, "SELECT count(*) FROM access_tokens") == [(0,)]
+
+
+def test_list_tokens_shows_no_token_and_no_digest(open_app: Flask, open_database: str) -> None:
+    token = invoke(open_app, "create_token", "ci", "--scope", "users:read", "--expires-in", "30").stdout.strip()
+
+    output = invoke(open_app, "list_tokens").stdout
+
+    head, line = output.splitlines()
+    assert head.split("  ")[0] == "NAME"
+    assert re.fullmatch(r"ci +users:read +\S+Z +\S+Z +- +-", line)
+    digest = execute(open_database, "SELECT digest FROM access_tokens")[0][0].tobytes()
+    for secret in (token, token[4:20], digest.hex(), repr(digest)):
+        assert secret not in output
+
+
+def test_revoke_token_revokes_once(open_app: Flask, open_database: str) -> None:
+    invoke(open_app, "create_token", "ci", "--scope", "users:read")
+
+    outputs = [invoke(open_app, "revoke_token", "ci").output for _ in range(2)]
+
+    assert outputs == ["Revoked ci.\n", "ci was revoked before.\n"]
+    assert execute(open_database, "SELECT revoked_at <= now() FROM access_tokens") == [(True,)]
+
+
+def test_revoke_token_needs_a_token(open_app: Flask) -> None:
+    result = invoke(open_app, "revoke_token", "nobody")
+
+    assert (result.exit_code, result.stderr) == (1, "Error: There is no token of the name nobody.\n")
 
 
 def test_recreate_db_empties_the_tables(open_app: Flask, open_database: str) -> None:

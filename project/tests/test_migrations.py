@@ -84,7 +84,7 @@ def test_migration_gives_up_on_a_table_in_use(empty_app: Flask) -> None:
         upgrade()
         with db.engine.connect() as reader:
             reader.exec_driver_sql("SELECT * FROM users")
-            result = empty_app.test_cli_runner().invoke(args=["db", "downgrade"])
+            result = empty_app.test_cli_runner().invoke(args=["db", "downgrade", "0001"])
 
     assert result.exit_code == 1
     assert "lock timeout" in str(result.exception)
