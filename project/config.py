@@ -75,6 +75,19 @@ def env_choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def env_flag(name: str, default: bool) -> bool:
+    """Read true or false from the environment."""
+    return env_choice(name, str(default).lower(), ("true", "false")) == "true"
+
+
+def env_list(name: str, pattern: str, example: str) -> tuple[str, ...]:
+    """Read words with commas between them from the environment, none by default."""
+    values = tuple(value.strip() for value in os.environ.get(name, "").split(",") if value.strip())
+    if not all(re.fullmatch(pattern, value) for value in values):
+        raise ConfigError(f"{name} must be a list such as {example}.")
+    return values
+
+
 def database_url(name: str, value: str) -> URL:
     """Return a Postgres URL in the form that SQLAlchemy needs for psycopg2.
 
@@ -103,6 +116,10 @@ class BaseConfig:
     LOG_LEVEL = env_choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error", "critical"))
 
     SECRET_KEY: str | None = os.environ.get("SECRET_KEY") or KNOWN_SECRET_KEY
+
+    AUTH_REQUIRED = env_flag("AUTH_REQUIRED", False)
+    # What needs no token, beside /ping and /health.
+    OPEN_PATHS = env_list("OPEN_PATHS", "/(metrics|docs|openapi[.]json)", "/docs,/openapi.json,/metrics")
 
     MAX_CONTENT_LENGTH = 64 * 1024
     # The one error body answers a failure in every environment; Flask would re-raise it under TESTING and DEBUG.
@@ -149,6 +166,7 @@ class ProductionConfig(BaseConfig):
     """A deployment."""
 
     ENVIRONMENT = "production"
+    AUTH_REQUIRED = env_flag("AUTH_REQUIRED", True)
     EMBEDDED_POSTGRES = None
 
 

@@ -9,6 +9,7 @@ from flask_restful import Resource
 from pydantic import Field
 
 from project.api.answers import File, Page
+from project.api.auth import ANY, scope
 from project.api.errors import Api
 
 docs_blueprint = Blueprint("docs", __name__)
@@ -35,6 +36,7 @@ def static(folder: Path, name: str) -> File:
 class Docs(Resource):
     """The page."""
 
+    @scope(ANY)
     def get(self) -> Page:
         """Show the API to people, in Swagger UI."""
         response = static(OURS, "docs.html")
@@ -45,6 +47,7 @@ class Docs(Resource):
 class DocsFile(Resource):
     """What the page is made of."""
 
+    @scope(ANY)
     def get(self, name: Annotated[FileName, Field(description="The file.")]) -> File:
         """Get a file of the page."""
         return static(OURS if (OURS / name).exists() else SWAGGER_UI, name)

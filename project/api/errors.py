@@ -22,6 +22,8 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: What people read where no more is known than the status.
 MESSAGES = {
     400: "The request is not valid.",
+    401: "A token is needed.",
+    403: "This is not allowed.",
     404: "There is nothing at this address.",
     405: "This method is not allowed here.",
     411: "The request must announce the length of its body in Content-Length.",

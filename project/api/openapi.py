@@ -15,6 +15,7 @@ from pydantic_core import core_schema
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, default_exceptions
 
 from project.api.answers import Document, Error, Fault, NoHeaders, Served
+from project.api.auth import ANY, scope
 from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, VersionConflict, error_body, in_our_words
 from project.api.schemas import InvalidPayload, InvalidQuery, fault
 
@@ -301,6 +302,7 @@ def document(app: Flask) -> Json:
 class OpenAPI(Resource):
     """The description of the API for programs."""
 
+    @scope(ANY)
     def get(self) -> Document:
         """Describe the API.
 

@@ -6,6 +6,7 @@ from flask import Blueprint, current_app, request
 from flask_restful import Resource
 
 from project.api.answers import Message, ToDocsHeaders, Welcome, WelcomeHeaders
+from project.api.auth import ANY, scope
 from project.api.errors import Api
 
 root_blueprint = Blueprint("root", __name__)
@@ -19,6 +20,7 @@ GoToDocs = tuple[Message, Literal[302], ToDocsHeaders]
 class Root(Resource):
     """The service as a whole."""
 
+    @scope(ANY)
     def get(self) -> HereIsAll | GoToDocs:
         """Say what this is and where to go on.
 

@@ -17,6 +17,7 @@ from project.api.answers import (
     UserWritten,
     VersionHeaders,
 )
+from project.api.auth import scope
 from project.api.errors import Api, VersionConflict
 from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USERNAME_FOLDED, USERNAME_ORDER, User
 from project.api.paging import Key, next_link, page
@@ -39,6 +40,7 @@ ORDERS: dict[str, Key] = {
 class UserList(Resource):
     """All users."""
 
+    @scope("users:read")
     @query(UserQuery)
     def get(self, asked: UserQuery) -> tuple[UserListing, Literal[200], ListingHeaders]:
         """List users."""
@@ -56,6 +58,7 @@ class UserList(Resource):
             headers["X-Total-Count"] = str(db.session.scalar(select(func.count()).select_from(users.subquery())))
         return {"status": "success", "data": data}, 200, headers
 
+    @scope("users:write")
     @body(UserIn)
     def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewUserHeaders]:
         """Add a user."""
@@ -71,21 +74,25 @@ class UserDetail(Resource):
 
     missing = "User does not exist"
 
+    @scope("users:read")
     def get(self, user_id: Id) -> tuple[UserShown, Literal[200], VersionHeaders]:
         """Show a user."""
         user = db.session.get(User, user_key(user_id)) or no_such_user()
         return {"status": "success", "data": user.to_json()}, 200, etag(user.version)
 
+    @scope("users:write")
     @body(UserIn)
     def put(self, payload: UserIn, user_id: Id) -> tuple[UserWritten, Literal[200], VersionHeaders]:
         """Replace a user."""
         return change(user_id, payload)
 
+    @scope("users:write")
     @body(UserChanges)
     def patch(self, payload: UserChanges, user_id: Id) -> tuple[UserWritten, Literal[200], VersionHeaders]:
         """Change some members of a user."""
         return change(user_id, payload)
 
+    @scope("users:write")
     def delete(self, user_id: Id) -> Message:
         """Remove a user."""
         removed = delete(User).where(*expected(user_id)).returning(User.email)

@@ -13,7 +13,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -86,8 +86,8 @@ def make_database(server_url: str) -> Iterator[Callable[[], str]]:
 
 
 def app_on(url: str, base: type = TestingConfig, **settings: object) -> Flask:
-    """Return an application on the database of that URL."""
-    return create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, **settings}))
+    """Return an application on the database of that URL, open to everybody unless the settings say otherwise."""
+    return create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, "AUTH_REQUIRED": False, **settings}))
 
 
 def start_manage(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -189,20 +189,36 @@ def gunicorn_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gunicorn(open_url: str, gunicorn_log: Path) -> Iterator[str]:
-    """The service as a deployment serves it: gunicorn, 2 workers of 4 threads, ProductionConfig; yields its URL."""
+    """The service as a deployment serves it, but open to everybody; yields its URL."""
+    with served(open_url, gunicorn_log, AUTH_REQUIRED="false") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def closed_gunicorn(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service as a deployment serves it, to those who have a token; yields its URL."""
+    with served(open_url, tmp_path_factory.mktemp("closed_gunicorn") / "log") as url:
+        yield url
+
+
+@contextmanager
+def served(database_url: str, log_file: Path, **variables: str) -> Iterator[str]:
+    """Serve with gunicorn, 2 workers of 4 threads, ProductionConfig; yield the URL."""
     port = free_port()
     environment = {
         **os.environ,
         "APP_SETTINGS": "project.config.ProductionConfig",
         # What Heroku sets.
-        "DATABASE_URL": re.sub(r"^\w+://", "postgres://", open_url),
+        "DATABASE_URL": re.sub(r"^\w+://", "postgres://", database_url),
         "PORT": str(port),
         "WEB_CONCURRENCY": "2",
         "WEB_THREADS": "4",
+        "AUTH_REQUIRED": "",
+        **variables,
     }
     command = [sys.executable, "-m", "gunicorn", "manage:app"]
     with (
-        open(gunicorn_log, "wb") as log,
+        open(log_file, "wb") as log,
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server,
     ):
         url = f"http://127.0.0.1:{port}"

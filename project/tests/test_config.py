@@ -14,7 +14,9 @@ from project.config import (
     TestingConfig,
     database_url,
     env_choice,
+    env_flag,
     env_int,
+    env_list,
 )
 from project.tests.conftest import app_on, start_manage
 
@@ -29,13 +31,14 @@ def test_testing_configuration(app: Flask) -> None:
     assert app.config["SECRET_KEY"] == os.environ.get("SECRET_KEY", "my_precious")
 
 
-@pytest.mark.parametrize("name", ["Development", "Production"])
-def test_development_and_production_configuration(name: str) -> None:
+@pytest.mark.parametrize(("name", "auth_required"), [("Development", False), ("Production", True)])
+def test_development_and_production_configuration(name: str, auth_required: bool) -> None:
     app = create_app()
     app.config.from_object(f"project.config.{name}Config")
 
     assert app.config["TESTING"] is False
     assert app.config["ENVIRONMENT"] == name.lower()
+    assert app.config["AUTH_REQUIRED"] is auth_required
     assert app.config["SQLALCHEMY_DATABASE_URI"] == os.environ.get("DATABASE_URL")
     assert app.config["SECRET_KEY"] == os.environ.get("SECRET_KEY", "my_precious")
 
@@ -118,6 +121,35 @@ def test_choice_is_read(monkeypatch: pytest.MonkeyPatch, value: str, choice: str
     monkeypatch.setenv("LOG_LEVEL", value)
 
     assert env_choice("LOG_LEVEL", "info", ("debug", "info")) == choice
+
+
+@pytest.mark.parametrize(("value", "flag"), [("", True), ("true", True), ("false", False)])
+def test_flag_is_read(monkeypatch: pytest.MonkeyPatch, value: str, flag: bool) -> None:
+    monkeypatch.setenv("AUTH_REQUIRED", value)
+
+    assert env_flag("AUTH_REQUIRED", True) is flag
+
+
+@pytest.mark.parametrize("value", ["no", "0", "False", "off"])
+def test_unclear_flag_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("AUTH_REQUIRED", value)
+
+    with pytest.raises(ConfigError, match="^AUTH_REQUIRED must be one of true, false.$"):
+        env_flag("AUTH_REQUIRED", True)
+
+
+@pytest.mark.parametrize(("value", "words"), [("", ()), ("/a", ("/a",)), (" /a, /b ,", ("/a", "/b"))])
+def test_list_is_read(monkeypatch: pytest.MonkeyPatch, value: str, words: tuple[str, ...]) -> None:
+    monkeypatch.setenv("OPEN_PATHS", value)
+
+    assert env_list("OPEN_PATHS", "/[ab]", "/a,/b") == words
+
+
+def test_unknown_word_of_a_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPEN_PATHS", "/a,/users")
+
+    with pytest.raises(ConfigError, match="^OPEN_PATHS must be a list such as /a,/b.$"):
+        env_list("OPEN_PATHS", "/[ab]", "/a,/b")
 
 
 def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

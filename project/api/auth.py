@@ -1,0 +1,169 @@
+"""Who may call what: access tokens, their scopes, and a refusal of everything else."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+from flask import Flask, current_app, request
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
+
+from project.api.models import AccessToken
+from project.extensions import db
+
+#: Open to everybody, whatever the configuration says.
+OPEN_PATHS = ("/ping", "/health")
+#: The scope of a call that any token allows.
+ANY = "any"
+#: How long a process trusts what it knows of a token, in seconds: so long may a revoked or expired one pass.
+TRUST = 1
+#: How many tokens a process knows at most; it then forgets them all.
+MOST_KNOWN = 1024
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Grant(NamedTuple):
+    """What a token allows, and under which name."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+class Refusal(HTTPException):
+    """A call that is refused for its token."""
+
+    challenge = 'Bearer realm="users"'
+
+    def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
+        """Return the headers, with what RFC 6750 tells the caller."""
+        return [*super().get_headers(*args, **kwargs), ("WWW-Authenticate", self.challenge)]
+
+
+class TokenNeeded(Refusal, Unauthorized):
+    """A call without a token, or with one that is unknown, expired or revoked: nobody is told which."""
+
+    description = (
+        "A token is needed, in the header Authorization: Bearer TOKEN. The operator of this service creates one with"
+        " python manage.py create_token NAME --scope SCOPE, or lets everybody in with AUTH_REQUIRED=false."
+    )
+
+
+class ScopeNeeded(Refusal, Forbidden):
+    """A call that the token does not allow."""
+
+    name = "Insufficient scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f'The token lacks the scope "{scope}".')
+        self.challenge = f'{self.challenge}, error="insufficient_scope", scope="{scope}"'
+
+
+class ClosedToAll(Forbidden):
+    """A call that names no scope: somebody has forgotten it, and until then it is closed."""
+
+    description = "This call names no scope, so that no token allows it."
+
+
+def scope(name: str) -> Callable[[F], F]:
+    """Decorate a view, or a Resource's method: calls need a token with this scope, or any token for ANY."""
+
+    def decorator(function: F) -> F:
+        setattr(function, "scope", name)
+        return function
+
+    return decorator
+
+
+class Tokens:
+    """The tokens that a process has seen in the last second."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, tuple[float, Grant]] = {}
+
+    def grant(self, token: str) -> Grant | None:
+        """Return what the token allows, or None for one that is unknown, expired or revoked."""
+        digest = AccessToken.digest_of(token)
+        now = time.monotonic()
+        until, grant = self.known.get(digest, (now, None))
+        if now < until:
+            return grant
+        grant = look_up(digest)
+        if grant:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
+            self.known[digest] = now + TRUST, grant
+        return grant
+
+
+def look_up(digest: bytes) -> Grant | None:
+    """Return what the database says of a token, and note its use."""
+    unused = or_(AccessToken.last_used_at.is_(None), AccessToken.last_used_at < func.now() - timedelta(minutes=1))
+    found = db.session.execute(
+        select(AccessToken.id, AccessToken.name, AccessToken.scopes, unused.label("unused")).where(
+            AccessToken.digest == digest,
+            AccessToken.revoked_at.is_(None),
+            or_(AccessToken.expires_at.is_(None), AccessToken.expires_at > func.now()),
+        )
+    ).first()
+    if found and found.unused:
+        note_use(found.id)
+    # The body is not read yet, and a slow caller must not keep a transaction open.
+    db.session.rollback()
+    return Grant(found.name, frozenset(found.scopes)) if found else None
+
+
+def note_use(token_id: int) -> None:
+    """Write that the token is in use; who cannot write may read nevertheless."""
+    # Of two requests one writes, and none waits for the other.
+    free = select(AccessToken.id).where(AccessToken.id == token_id).with_for_update(skip_locked=True)
+    try:
+        db.session.execute(
+            update(AccessToken).where(AccessToken.id.in_(free)).values(last_used_at=func.now()),
+            execution_options={"synchronize_session": False},
+        )
+        db.session.commit()
+    except DBAPIError as error:
+        current_app.logger.info("last use of a token not noted: %s", str(error).partition("\n")[0])
+
+
+def is_open(path: str) -> bool:
+    """Say whether a path is open to everybody, by rule or by configuration."""
+    return path in OPEN_PATHS or any(
+        path == opened or path.startswith(f"{opened}/") for opened in current_app.config["OPEN_PATHS"]
+    )
+
+
+def scope_of_call() -> str | None:
+    """Return the scope that the current call names."""
+    # An address or a method that does not exist, and a question for the methods, need a token and no more.
+    if request.endpoint is None or request.method == "OPTIONS":
+        return ANY
+    view: Any = current_app.view_functions[request.endpoint]
+    if hasattr(view, "view_class"):
+        view = getattr(view.view_class, "get" if request.method == "HEAD" else request.method.lower(), None)
+    return getattr(view, "scope", None)
+
+
+def check() -> None:
+    """Let a call pass that its token allows, and no other."""
+    if not current_app.config["AUTH_REQUIRED"] or is_open(request.path):
+        return
+    given = request.authorization
+    token = given.token if given and given.type == "bearer" else None
+    grant = current_app.extensions["tokens"].grant(token) if token else None
+    if grant is None:
+        raise TokenNeeded()
+    wanted = scope_of_call()
+    if wanted is None:
+        raise ClosedToAll()
+    if wanted != ANY and wanted not in grant.scopes:
+        raise ScopeNeeded(wanted)
+
+
+def init_app(app: Flask) -> None:
+    """Close the application to calls without a token, where the configuration says so."""
+    app.extensions["tokens"] = Tokens()
+    app.before_request(check)
