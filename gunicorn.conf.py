@@ -10,6 +10,7 @@ from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRe
 from gunicorn.workers.gthread import ThreadWorker
 
 from project.api.errors import error_body
+from project.api.headers import fixed_headers
 from project.config import APP_SETTINGS, complete
 
 settings = Config(os.getcwd())
@@ -35,13 +36,17 @@ class Worker(ThreadWorker):
             self.log.error("Error handling a request", exc_info=exc)
         request_id = uuid.uuid4().hex
         body = orjson.dumps(error_body(status, f"{reason}.", reason.lower().replace(" ", "_"), request_id)) + b"\n"
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n"
-        )
+        fields = {
+            "Connection": "close",
+            "Content-Type": "application/json",
+            "Content-Length": len(body),
+            "X-Request-ID": request_id,
+            **fixed_headers(settings),
+        }
+        lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
         self.log.info("Refused a request from %s: %s %s", (addr or ["-"])[0], status, request_id)
         try:
-            util.write(client, head.encode() + body)
+            util.write(client, "\r\n".join(lines).encode() + body)
         except OSError as error:
             self.log.debug("The client is gone: %s", error)
 

@@ -4,7 +4,7 @@ from flask import Flask
 from sqlalchemy import event
 
 from project import cli
-from project.api import auth, errors
+from project.api import auth, errors, headers
 from project.api.docs import docs_blueprint
 from project.api.openapi import openapi_blueprint
 from project.api.ping import ping_blueprint
@@ -31,6 +31,7 @@ def create_app(config: str | type | None = None) -> Flask:
             event.listen(db.engine, "do_connect", lambda *connection: postgres.start())
 
     errors.init_app(app)
+    headers.init_app(app)
     auth.init_app(app)
     app.register_blueprint(ping_blueprint)
     app.register_blueprint(users_blueprint)

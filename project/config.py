@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from limits import parse_many
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -88,6 +89,24 @@ def env_list(name: str, pattern: str, example: str) -> tuple[str, ...]:
     return values
 
 
+def env_rates(name: str) -> str | None:
+    """Read how often a caller may call from the environment."""
+    value = os.environ.get(name) or None
+    try:
+        parse_many(value or "1/second")
+    except ValueError:
+        raise ConfigError(f"{name} must be one rate or several, such as 100/minute or 10/second;1000/hour.") from None
+    return value
+
+
+def env_url(name: str, default: str, *schemes: str) -> str:
+    """Read a URL of one of these schemes from the environment."""
+    value = os.environ.get(name) or default
+    if not value.startswith(schemes):
+        raise ConfigError(f"{name} must begin with {' or '.join(schemes)}.")
+    return value
+
+
 def database_url(name: str, value: str) -> URL:
     """Return a Postgres URL in the form that SQLAlchemy needs for psycopg2.
 
@@ -120,6 +139,15 @@ class BaseConfig:
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", False)
     # What needs no token, beside /ping and /health.
     OPEN_PATHS = env_list("OPEN_PATHS", "/(metrics|docs|openapi[.]json)", "/docs,/openapi.json,/metrics")
+
+    # Of all requests but those for /ping and /health, by token or by address.
+    RATELIMIT = env_rates("RATELIMIT")
+    RATELIMIT_STORAGE = env_url("RATELIMIT_STORAGE", "memory://", "memory://", "redis://", "rediss://")
+    # How many proxies stand in front and add to X-Forwarded-For; what callers write there is never believed.
+    TRUSTED_PROXIES = env_int("TRUSTED_PROXIES", 0, 0, 9)
+    # The origins of the pages that may call from a browser.
+    CORS_ORIGINS = env_list("CORS_ORIGINS", r"https?://[^/\s*]+", "https://app.example.org,https://example.org")
+    HSTS: str | None = None
 
     MAX_CONTENT_LENGTH = 64 * 1024
     # The one error body answers a failure in every environment; Flask would re-raise it under TESTING and DEBUG.
@@ -167,6 +195,7 @@ class ProductionConfig(BaseConfig):
 
     ENVIRONMENT = "production"
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", True)
+    HSTS = "max-age=31536000"
     EMBEDDED_POSTGRES = None
 
 

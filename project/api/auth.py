@@ -5,11 +5,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
+from project.api import limits
 from project.api.models import AccessToken
 from project.extensions import db
 
@@ -90,6 +91,8 @@ class Tokens:
         until, grant = self.known.get(digest, (now, None))
         if now < until:
             return grant
+        # Else a flood of tokens that somebody made up would reach the database.
+        limits.check_address()
         grant = look_up(digest)
         if grant:
             if len(self.known) >= MOST_KNOWN:
@@ -147,23 +150,30 @@ def scope_of_call() -> str | None:
     return getattr(view, "scope", None)
 
 
+def identify() -> None:
+    """Find out what the caller's token allows."""
+    g.grant = None
+    given = request.authorization
+    if given and given.type == "bearer" and given.token and current_app.config["AUTH_REQUIRED"]:
+        g.grant = current_app.extensions["tokens"].grant(given.token)
+
+
 def check() -> None:
     """Let a call pass that its token allows, and no other."""
     if not current_app.config["AUTH_REQUIRED"] or is_open(request.path):
         return
-    given = request.authorization
-    token = given.token if given and given.type == "bearer" else None
-    grant = current_app.extensions["tokens"].grant(token) if token else None
-    if grant is None:
+    if g.grant is None:
         raise TokenNeeded()
     wanted = scope_of_call()
     if wanted is None:
         raise ClosedToAll()
-    if wanted != ANY and wanted not in grant.scopes:
+    if wanted != ANY and wanted not in g.grant.scopes:
         raise ScopeNeeded(wanted)
 
 
 def init_app(app: Flask) -> None:
     """Close the application to calls without a token, where the configuration says so."""
     app.extensions["tokens"] = Tokens()
+    app.before_request(identify)
+    limits.init_app(app)
     app.before_request(check)

@@ -29,6 +29,7 @@ MESSAGES = {
     411: "The request must announce the length of its body in Content-Length.",
     413: "The body is too large.",
     415: "The body must be JSON, with the Content-Type application/json.",
+    429: "These are too many calls. Come back later.",
     500: "The service failed to answer this request.",
     503: "The database is not available at the moment.",
 }

@@ -236,17 +236,18 @@ def test_token_waits_for_nobody_who_writes_it(
     assert execute(open_database, "SELECT last_used_at FROM access_tokens") == [(None,)]
 
 
-def test_no_transaction_is_open_while_the_body_comes(
-    closed_app: Flask, make_token: MakeToken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_transaction_is_open_while_the_body_comes(closed_app: Flask, make_token: MakeToken) -> None:
     token = make_token("users:read")
 
     with closed_app.test_request_context("/users", headers={"Authorization": f"Bearer {token}"}):
+        auth.identify()
         auth.check()
         assert db.engine.pool.checkedout() == 0
 
 
-def test_known_tokens_are_bounded(call: Call, closed_app: Flask, make_token: MakeToken, monkeypatch) -> None:
+def test_known_tokens_are_bounded(
+    call: Call, closed_app: Flask, make_token: MakeToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(auth, "MOST_KNOWN", 3)
     tokens = [make_token("users:read", name=str(number)) for number in range(8)]
 

@@ -17,6 +17,8 @@ from project.config import (
     env_flag,
     env_int,
     env_list,
+    env_rates,
+    env_url,
 )
 from project.tests.conftest import app_on, start_manage
 
@@ -150,6 +152,35 @@ def test_unknown_word_of_a_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(ConfigError, match="^OPEN_PATHS must be a list such as /a,/b.$"):
         env_list("OPEN_PATHS", "/[ab]", "/a,/b")
+
+
+@pytest.mark.parametrize("value", ["", "100/minute", "10/second;1000/hour", "5 per 2 minutes"])
+def test_rates_are_read(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RATELIMIT", value)
+
+    assert env_rates("RATELIMIT") == (value or None)
+
+
+@pytest.mark.parametrize("value", ["100", "many", "1/fortnight", "-1/second", "yes"])
+def test_rate_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RATELIMIT", value)
+
+    with pytest.raises(ConfigError, match="^RATELIMIT must be one rate or several, such as"):
+        env_rates("RATELIMIT")
+
+
+@pytest.mark.parametrize(("value", "url"), [("", "memory://"), ("redis://:p@redis:6379/0", "redis://:p@redis:6379/0")])
+def test_storage_url_is_read(monkeypatch: pytest.MonkeyPatch, value: str, url: str) -> None:
+    monkeypatch.setenv("RATELIMIT_STORAGE", value)
+
+    assert env_url("RATELIMIT_STORAGE", "memory://", "memory://", "redis://") == url
+
+
+def test_storage_url_of_another_kind_is_refused_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATELIMIT_STORAGE", "memcached://:hush@x")
+
+    with pytest.raises(ConfigError, match="^RATELIMIT_STORAGE must begin with memory:// or redis://.$"):
+        env_url("RATELIMIT_STORAGE", "memory://", "memory://", "redis://")
 
 
 def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
