@@ -19,7 +19,7 @@ from sqlalchemy import func, inspect, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from project.api.models import MAX_LENGTH, SCOPES, AccessToken, User
+from project.api.models import MAX_LENGTH, PREFIX, SCOPES, AccessToken, User
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
 
@@ -110,7 +110,7 @@ def create_token(name: str, scopes: Sequence[str], expires_in: int | None) -> No
 
     It is printed this once and cannot be shown again: only its digest is kept.
     """
-    token = f"usr_{secrets.token_urlsafe(32)}"
+    token = f"{PREFIX}{secrets.token_urlsafe(32)}"
     members = {
         "name": name,
         "digest": AccessToken.digest_of(token),

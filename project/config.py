@@ -100,9 +100,9 @@ def env_rates(name: str) -> str | None:
 
 
 def env_url(name: str, default: str, *schemes: str) -> str:
-    """Read a URL of one of these schemes from the environment."""
+    """Read a URL that begins with one of these from the environment."""
     value = os.environ.get(name) or default
-    if not value.startswith(schemes):
+    if value and not value.startswith(schemes):
         raise ConfigError(f"{name} must begin with {' or '.join(schemes)}.")
     return value
 
@@ -139,6 +139,10 @@ class BaseConfig:
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", False)
     # What needs no token, beside /ping and /health.
     OPEN_PATHS = env_list("OPEN_PATHS", "/(metrics|docs|openapi[.]json)", "/docs,/openapi.json,/metrics")
+
+    # An OpenID Connect issuer whose tokens are taken too, if they are meant for this audience.
+    AUTH_ISSUER = env_url("AUTH_ISSUER", "", "https://", "http://127.0.0.1:", "http://localhost:")
+    AUTH_AUDIENCE = os.environ.get("AUTH_AUDIENCE", "")
 
     # Of all requests but those for /ping and /health, by token or by address.
     RATELIMIT = env_rates("RATELIMIT")
@@ -220,5 +224,7 @@ def complete(config: MutableMapping[str, Any]) -> None:
     config["SQLALCHEMY_DATABASE_URI"] = database_url(variable, config["SQLALCHEMY_DATABASE_URI"])
     if config["ENVIRONMENT"] == "production" and config["SECRET_KEY"] == KNOWN_SECRET_KEY:
         config["SECRET_KEY"] = None
+    if config["AUTH_ISSUER"] and not config["AUTH_AUDIENCE"]:
+        raise ConfigError("AUTH_AUDIENCE must be set where AUTH_ISSUER is.")
     # Every instance must take the others' cursors, and the database is what they all know.
     config["CURSOR_KEY"] = config["SECRET_KEY"] or config["SQLALCHEMY_DATABASE_URI"].render_as_string(False)

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
 from project.api import limits
-from project.api.models import AccessToken
+from project.api.issuer import Issuer, scopes
+from project.api.models import PREFIX, AccessToken
 from project.extensions import db
 
 #: Open to everybody, whatever the configuration says.
@@ -81,7 +82,8 @@ def scope(name: str) -> Callable[[F], F]:
 class Tokens:
     """The tokens that a process has seen in the last second."""
 
-    def __init__(self) -> None:
+    def __init__(self, issuer: Issuer | None) -> None:
+        self.issuer = issuer
         self.known: dict[bytes, tuple[float, Grant]] = {}
 
     def grant(self, token: str) -> Grant | None:
@@ -93,12 +95,17 @@ class Tokens:
             return grant
         # Else a flood of tokens that somebody made up would reach the database.
         limits.check_address()
-        grant = look_up(digest)
+        grant = look_up(digest) if token.startswith(PREFIX) else self.ask_issuer(token)
         if grant:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known[digest] = now + TRUST, grant
         return grant
+
+    def ask_issuer(self, token: str) -> Grant | None:
+        """Return what a token of the issuer allows, or None where it is not valid or nobody trusts an issuer."""
+        claims = self.issuer.claims(token) if self.issuer else None
+        return Grant(f"{claims['iss']} {claims['sub']}", scopes(claims)) if claims else None
 
 
 def look_up(digest: bytes) -> Grant | None:
@@ -173,7 +180,8 @@ def check() -> None:
 
 def init_app(app: Flask) -> None:
     """Close the application to calls without a token, where the configuration says so."""
-    app.extensions["tokens"] = Tokens()
+    issuer = app.config["AUTH_ISSUER"]
+    app.extensions["tokens"] = Tokens(Issuer(issuer, app.config["AUTH_AUDIENCE"]) if issuer else None)
     app.before_request(identify)
     limits.init_app(app)
     app.before_request(check)

@@ -24,6 +24,8 @@ from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
+#: How our own tokens begin, so that a scanner of secrets finds one that was committed.
+PREFIX = "usr_"
 #: What a token may allow.
 SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:read", "summaries:write", "admin")
 
