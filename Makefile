@@ -31,11 +31,13 @@ test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its ow
 fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly project/tests/test_schemathesis.py
 
-check: $(INSTALLED)  ## Run flake8, black, isort and mypy
+check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for secrets
 	@$(RUN) -m flake8
 	@$(RUN) -m black --check --diff --quiet .
 	@$(RUN) -m isort --check-only --diff --quiet .
 	@$(RUN) -m mypy
+	@$(RUN) -m bandit --quiet --severity-level medium --recursive project manage.py gunicorn.conf.py migrations --exclude project/tests
+	@$(RUN) .ci/secrets.py
 
 lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline
 	@.venv/bin/hadolint Dockerfile Dockerfile.prod project/db/Dockerfile
