@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, request
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
@@ -141,40 +141,44 @@ def note_use(token_id: int) -> None:
 
 def is_open(path: str) -> bool:
     """Say whether a path is open to everybody, by rule or by configuration."""
-    return path in OPEN_PATHS or any(
-        path == opened or path.startswith(f"{opened}/") for opened in current_app.config["OPEN_PATHS"]
-    )
+    opened = current_app.config["OPEN_PATHS"]
+    return path in OPEN_PATHS or path in opened or path.startswith(tuple(f"{parent}/" for parent in opened))
 
 
 def scope_of_call() -> str | None:
     """Return the scope that the current call names."""
+    endpoint, method = request.endpoint, request.method
     # An address or a method that does not exist, and a question for the methods, need a token and no more.
-    if request.endpoint is None or request.method == "OPTIONS":
+    if endpoint is None or method == "OPTIONS":
         return ANY
-    view: Any = current_app.view_functions[request.endpoint]
-    if hasattr(view, "view_class"):
-        view = getattr(view.view_class, "get" if request.method == "HEAD" else request.method.lower(), None)
+    view: Any = current_app.view_functions[endpoint]
+    if resource := getattr(view, "view_class", None):
+        view = getattr(resource, "get" if method == "HEAD" else method.lower(), None)
     return getattr(view, "scope", None)
 
 
-def identify() -> None:
-    """Find out what the caller's token allows."""
-    g.grant = None
+def bearer() -> Grant | None:
+    """Return what the caller's token allows, or None for a caller without a good one."""
     given = request.authorization
-    if given and given.type == "bearer" and given.token and current_app.config["AUTH_REQUIRED"]:
-        g.grant = current_app.extensions["tokens"].grant(given.token)
+    if given is None or given.type != "bearer" or not given.token:
+        return None
+    tokens: Tokens = current_app.extensions["tokens"]
+    return tokens.grant(given.token)
 
 
 def check() -> None:
-    """Let a call pass that its token allows, and no other."""
-    if not current_app.config["AUTH_REQUIRED"] or is_open(request.path):
+    """Let a call pass that its token and the rates allow, and no other."""
+    required = current_app.config["AUTH_REQUIRED"]
+    grant = bearer() if required else None
+    limits.spend(grant and grant.name)
+    if not required or is_open(request.path):
         return
-    if g.grant is None:
+    if grant is None:
         raise TokenNeeded()
     wanted = scope_of_call()
     if wanted is None:
         raise ClosedToAll()
-    if wanted != ANY and wanted not in g.grant.scopes:
+    if wanted != ANY and wanted not in grant.scopes:
         raise ScopeNeeded(wanted)
 
 
@@ -182,6 +186,5 @@ def init_app(app: Flask) -> None:
     """Close the application to calls without a token, where the configuration says so."""
     issuer = app.config["AUTH_ISSUER"]
     app.extensions["tokens"] = Tokens(Issuer(issuer, app.config["AUTH_AUDIENCE"]) if issuer else None)
-    app.before_request(identify)
     limits.init_app(app)
     app.before_request(check)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, request
 from limits import RateLimitItem, parse_many
 from limits.errors import StorageError
 from limits.storage import storage_from_string
@@ -65,17 +65,16 @@ def check_address() -> None:
         rates.check(address())
 
 
-def spend() -> None:
+def spend(token: str | None) -> None:
     """Count the call of a token, or else of an address."""
     rates: Rates | None = current_app.extensions["rates"]
     if rates and request.path not in UNLIMITED_PATHS:
-        rates.spend(f"token:{g.grant.name}" if g.grant else address())
+        rates.spend(f"token:{token}" if token else address())
 
 
 def init_app(app: Flask) -> None:
     """Give the application its rates, and tell it whose word it may take for a caller's address."""
     rates = app.config["RATELIMIT"]
     app.extensions["rates"] = Rates(rates, app.config["RATELIMIT_STORAGE"]) if rates else None
-    app.before_request(spend)
     if hops := app.config["TRUSTED_PROXIES"]:
         setattr(app, "wsgi_app", ProxyFix(app.wsgi_app, x_for=hops, x_proto=0))

@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -88,7 +89,8 @@ def issuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalIssuer]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # Who waits no longer is gone.
+                self.wfile.write(body)
 
         def log_message(self, *told: object) -> None:
             """Say nothing."""

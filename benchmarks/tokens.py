@@ -1,0 +1,118 @@
+"""Measure what a token costs: the CPU time of calls with one, beside the same calls where none is needed.
+
+Makes a database of its own and drops it. The kinds of calls take turns, so that all of them meet the same machine; the
+look-up of a token that happens once a second is in the figures.
+
+    .venv/bin/python -m benchmarks.tokens
+"""
+
+import io
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import click
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from flask import Flask
+from jwt.algorithms import get_default_algorithms
+
+from benchmarks.listing import database
+from project import db
+from project.api.auth import Tokens
+from project.api.issuer import Issuer
+from project.api.models import AccessToken, User
+
+ISSUER, AUDIENCE = "https://issuer.example.org", "https://users.example.org"
+OPAQUE = "usr_" + "benchmark" * 4
+KINDS = ("no token", "token", "issuer's token")
+
+
+def environment(path: str, token: str) -> dict[str, Any]:
+    """Return a request as a server hands it to the application."""
+    return {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "5001",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": "localhost:5001",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        **({"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}),
+    }
+
+
+def microseconds(app: Flask, path: str, token: str, calls: int) -> float:
+    """Return the CPU time of one call."""
+    app.config["AUTH_REQUIRED"] = bool(token)
+    statuses: set[str] = set()
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        statuses.add(status)
+
+    def call() -> None:
+        answer: Iterable[bytes] = app.wsgi_app(environment(path, token), start_response)
+        b"".join(answer)
+        getattr(answer, "close")()
+
+    call()
+    began = time.process_time()
+    for _ in range(calls):
+        call()
+    spent = time.process_time() - began
+    if statuses != {"200 OK"}:
+        raise click.ClickException(f"{path} answered {statuses}")
+    return spent / calls * 1e6
+
+
+def tokens_of(app: Flask) -> dict[str, str]:
+    """Return a token of each kind that the application takes."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    issuer = Issuer(ISSUER, AUDIENCE)
+    issuer.keys = {"1": jwt.PyJWK(get_default_algorithms()["RS256"].to_jwk(key.public_key(), as_dict=True))}
+    issuer.loaded = time.monotonic()
+    app.extensions["tokens"] = Tokens(issuer)
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "exp": time.time() + 3600, "scope": "users:read"}
+    signed = jwt.encode(claims, key, "RS256", headers={"kid": "1"})
+
+    db.session.add(User(username="michael", email="michael@testdriven.io"))
+    db.session.add(AccessToken(name="benchmark", digest=AccessToken.digest_of(OPAQUE), scopes=["users:read"]))
+    db.session.commit()
+    return dict(zip(KINDS, ("", OPAQUE, signed)))
+
+
+@click.command()
+@click.option("--url", help="The URL of a database on the server to use; by default the embedded one.")
+@click.option("--rounds", default=41, help="How often each kind takes its turn.")
+@click.option("--calls", default=200, help="Calls in one turn.")
+def main(url: str | None, rounds: int, calls: int) -> None:
+    """Print a table of CPU times in microseconds."""
+    with database(url) as app:
+        tokens = tokens_of(app)
+        click.echo("| call | " + " | ".join(KINDS) + " | token costs | issuer's token costs |")
+        click.echo("| --- " * 6 + "|")
+        for path in ("/", "/users/1"):
+            turns = [{kind: microseconds(app, path, tokens[kind], calls) for kind in KINDS} for _ in range(rounds)]
+            medians = [statistics.median(turn[kind] for turn in turns) for kind in KINDS]
+            costs = [statistics.median(turn[kind] - turn["no token"] for turn in turns) for kind in KINDS[1:]]
+            ratios = [f"{cost:+.0f} µs ({1 + cost / medians[0]:.2f})" for cost in costs]
+            click.echo(
+                f"| `GET {path}` | "
+                + " | ".join(f"{median:.0f}" for median in medians)
+                + " | "
+                + " | ".join(ratios)
+                + " |"
+            )
+
+
+if __name__ == "__main__":
+    main()
