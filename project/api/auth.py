@@ -12,7 +12,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
 from project.api import limits
 from project.api.issuer import Issuer, scopes
-from project.api.models import PREFIX, AccessToken
+from project.api.models import PREFIX, THIS_SECOND, AccessToken
 from project.extensions import db
 
 #: Open to everybody, whatever the configuration says.
@@ -131,7 +131,7 @@ def note_use(token_id: int) -> None:
     free = select(AccessToken.id).where(AccessToken.id == token_id).with_for_update(skip_locked=True)
     try:
         db.session.execute(
-            update(AccessToken).where(AccessToken.id.in_(free)).values(last_used_at=func.now()),
+            update(AccessToken).where(AccessToken.id.in_(free)).values(last_used_at=THIS_SECOND),
             execution_options={"synchronize_session": False},
         )
         db.session.commit()
@@ -139,9 +139,8 @@ def note_use(token_id: int) -> None:
         current_app.logger.info("last use of a token not noted: %s", str(error).partition("\n")[0])
 
 
-def is_open(path: str) -> bool:
-    """Say whether a path is open to everybody, by rule or by configuration."""
-    opened = current_app.config["OPEN_PATHS"]
+def is_open(path: str, opened: tuple[str, ...]) -> bool:
+    """Say whether a path is open to everybody, by rule or because the configuration has opened it."""
     return path in OPEN_PATHS or path in opened or path.startswith(tuple(f"{parent}/" for parent in opened))
 
 
@@ -168,10 +167,11 @@ def bearer() -> Grant | None:
 
 def check() -> None:
     """Let a call pass that its token and the rates allow, and no other."""
-    required = current_app.config["AUTH_REQUIRED"]
+    config = current_app.config
+    required = config["AUTH_REQUIRED"]
     grant = bearer() if required else None
     limits.spend(grant and grant.name)
-    if not required or is_open(request.path):
+    if not required or is_open(request.path, config["OPEN_PATHS"]):
         return
     if grant is None:
         raise TokenNeeded()

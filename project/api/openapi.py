@@ -15,8 +15,9 @@ from pydantic_core import core_schema
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, default_exceptions
 
 from project.api.answers import Document, Error, Fault, NoHeaders, Served
-from project.api.auth import ANY, scope
+from project.api.auth import ANY, ScopeNeeded, TokenNeeded, is_open, scope
 from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, VersionConflict, error_body, in_our_words
+from project.api.limits import UNLIMITED_PATHS
 from project.api.schemas import InvalidPayload, InvalidQuery, fault
 
 openapi_blueprint = Blueprint("openapi", __name__)
@@ -32,7 +33,7 @@ A user has a name, which others may share, and an email address, which nobody el
 - Every error has the body `Error`, also those that no call lists: 404 for an unknown path, 405 with `Allow`, 414 and
   431 for a URL or headers over 8 KiB, 417 for an unknown expectation, 429 with `Retry-After`.
 - HEAD answers as GET does, without the body. OPTIONS names the methods in `Allow`.
-- No call asks for a token yet.
+- A call with a lock needs a token, in the header `Authorization`: any, or one with the scope that stands there.
 """.strip()
 
 #: What a method does with the one thing that a path names, in the order in which the document lists the methods.
@@ -68,6 +69,14 @@ HEADERS = {
     ),
     "Retry-After": header("After how many seconds to try again.", type="integer", minimum=0, examples=[1]),
     "ETag": header("The version that the caller has.", type="string", examples=[ETAG]),
+    "WWW-Authenticate": header("What is asked for.", type="string", examples=[TokenNeeded.challenge]),
+}
+#: The header that an error of this code has, beside its request's id.
+ERROR_HEADERS = {
+    "service_unavailable": "Retry-After",
+    "too_many_requests": "Retry-After",
+    "unauthorized": "WWW-Authenticate",
+    "insufficient_scope": "WWW-Authenticate",
 }
 PARAMETERS = {
     "X-Request-ID": header_parameter(
@@ -106,6 +115,7 @@ class Builder:
         self.schemas: Json = {}
         self.tags: dict[str, str] = {}
         self.paths: Json = {}
+        self.config = app.config
         for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
             resource = getattr(app.view_functions[rule.endpoint], "view_class")
             path = re.sub(r"<(?:[^<>]+:)?(\w+)>", r"{\1}", rule.rule)
@@ -131,6 +141,11 @@ class Builder:
         responses = {status: self.answer(status, *answer) for status, *answer in signature(function)}
         bad_requests = {"bad_request": error_body(*in_our_words(BadRequest()), REQUEST_ID)}
         errors: list[HTTPException] = [default_exceptions[500](), default_exceptions[503]()]
+        scopes = self.scopes(path, function)
+        if scopes is not None:
+            errors += [TokenNeeded(), *map(ScopeNeeded, scopes)]
+        if self.config["RATELIMIT"] and path not in UNLIMITED_PATHS:
+            errors.append(default_exceptions[429]())
         if query:
             members = self.schema(query)["properties"]
             parameters += [{"name": name, "in": "query", **apart(schema)} for name, schema in members.items()]
@@ -161,11 +176,20 @@ class Builder:
             "parameters": [*parameters, {"$ref": "#/components/parameters/X-Request-ID"}],
             "responses": {str(status): responses[status] for status in sorted(responses)},
         }
+        if scopes is not None:
+            operation["security"] = [{"bearer": scopes}]
         if description:
             operation["description"] = description.strip()
         if body:
             operation["requestBody"] = {"required": True, "content": json_content(self.component(body))}
         return operation
+
+    def scopes(self, path: str, function: Method) -> list[str] | None:
+        """Return the scopes that a call needs, or None where it needs no token."""
+        if not self.config["AUTH_REQUIRED"] or is_open(path, self.config["OPEN_PATHS"]):
+            return None
+        named = getattr(function, "scope", ANY)
+        return [] if named == ANY else [named]
 
     def path_parameter(self, function: Method, name: str) -> Json:
         """Return the parameter that an argument of the method stands for."""
@@ -191,10 +215,9 @@ class Builder:
 
     def failure(self, examples: dict[str, Error]) -> Json:
         """Return the description of an error, given its possible bodies."""
-        retry = ["Retry-After"] if "service_unavailable" in examples else []
         return {
             "description": " Or: ".join(body["message"] for body in examples.values()),
-            "headers": refer("X-Request-ID", *retry),
+            "headers": refer("X-Request-ID", *{ERROR_HEADERS[code] for code in examples if code in ERROR_HEADERS}),
             "content": json_content(
                 self.component(Error), examples={name: {"value": body} for name, body in examples.items()}
             ),
@@ -290,11 +313,11 @@ def document(app: Flask) -> Json:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An access token. No call asks for it yet.",
+                    "description": "An access token of this service, or one of the issuer that it trusts.",
                 }
             },
         },
-        # Said, rather than left out: nothing is asked for.
+        # Said, rather than left out: where a call does not ask for a token, nothing does.
         "security": [],
     }
 

@@ -16,6 +16,7 @@ from werkzeug.exceptions import InternalServerError, ServiceUnavailable
 from werkzeug.test import TestResponse
 
 from project.api.models import User
+from project.tests.conftest import app_on
 from project.tests.test_users import BAD_PAYLOADS, MICHAEL
 
 MakeUser = Callable[..., User]
@@ -66,6 +67,38 @@ def test_document_is_valid_openapi(document: dict[str, Any]) -> None:
     validate(document)
 
     assert document["openapi"].startswith("3.1.")
+
+
+def test_document_of_an_open_service_asks_for_nothing(document: dict[str, Any]) -> None:
+    assert document["security"] == []
+    for call in operations(document).values():
+        assert "security" not in call and not {"401", "403", "429"} & set(call["responses"])
+
+
+def test_document_of_a_closed_service_names_the_scope_of_each_call() -> None:
+    app = app_on("postgresql://x/y", AUTH_REQUIRED=True, OPEN_PATHS=("/docs", "/openapi.json"), RATELIMIT="9/second")
+
+    closed = app.test_client().get("/openapi.json").get_json()
+
+    validate(closed)
+    calls = operations(closed)
+    asked = {call: described.get("security") for call, described in calls.items()}
+    assert asked[("get", "/users")] == [{"bearer": ["users:read"]}]
+    assert asked[("delete", "/users/{user_id}")] == [{"bearer": ["users:write"]}]
+    assert asked[("get", "/")] == [{"bearer": []}]
+    assert {path for (_, path), scopes in asked.items() if scopes is None} == {
+        "/ping",
+        "/docs",
+        "/docs/{name}",
+        "/openapi.json",
+    }
+    for (_, path), described in calls.items():
+        refused = {status: described["responses"].get(status) for status in ("401", "403", "429")}
+        assert bool(refused["401"]) == ("security" in described)
+        assert bool(refused["403"]) == any(described.get("security", [{}])[0].values())
+        assert bool(refused["429"]) == (path != "/ping")
+        for status, header in (("401", "WWW-Authenticate"), ("403", "WWW-Authenticate"), ("429", "Retry-After")):
+            assert not refused[status] or header in refused[status]["headers"]
 
 
 def test_document_has_the_version_of_the_service(shared_app: Flask, document: dict[str, Any]) -> None:
