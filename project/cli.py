@@ -19,7 +19,7 @@ from sqlalchemy import func, inspect, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from project.api.models import MAX_LENGTH, PREFIX, SCOPES, AccessToken, User
+from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken, User
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
 
@@ -143,7 +143,7 @@ def list_tokens() -> None:
 def revoke_token(name: str) -> None:
     """Revoke an access token for good; every worker refuses it within a second."""
     mine = AccessToken.name == name
-    revoked = update(AccessToken).where(mine, AccessToken.revoked_at.is_(None)).values(revoked_at=func.now())
+    revoked = update(AccessToken).where(mine, AccessToken.revoked_at.is_(None)).values(revoked_at=THIS_SECOND)
     if db.session.scalar(revoked.returning(AccessToken.id)):
         db.session.commit()
         click.echo(f"Revoked {name}.")
