@@ -56,7 +56,10 @@ def address() -> str:
     except ValueError:
         # What a trusted proxy says may be anything.
         return "address:unknown"
-    return f"address:{ip_network((given, 64), strict=False) if isinstance(given, IPv6Address) else given}"
+    if isinstance(given, IPv6Address):
+        # An IPv4 address in the form of IPv6 is one client, not a part of a network that all of them share.
+        return f"address:{given.ipv4_mapped or ip_network((given, 64), strict=False)}"
+    return f"address:{given}"
 
 
 def check_address() -> None:

@@ -92,6 +92,7 @@ def test_made_up_tokens_are_limited_before_the_database_hears_of_them(limited_ap
         (2, "10.0.0.{}", 429),  # came past a proxy
         (1, "junk {}", 429),
         (1, "2001:db8:1:{}::1", 200),
+        (1, "::ffff:10.0.0.{}", 200),
         (1, "2001:db8:1:1::{}", 429),  # one client has a whole network of addresses
     ],
 )
