@@ -2,7 +2,6 @@
 
 import os
 import uuid
-from pathlib import Path
 
 import orjson
 from flask import Config
@@ -82,8 +81,7 @@ keepalive = 95
 limit_request_line = 8190
 
 # Workers prove that they live by touching a file, which must not wait for a disk.
-memory = Path("/dev", "shm")
-worker_tmp_dir = str(memory) if memory.is_dir() else None
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The socket needs a folder to write in, which a read-only container has not.
 control_socket_disable = True
 

@@ -296,7 +296,7 @@ def socket_folder(key: str, temporary: Path, root: bool) -> Path:
     folder = temporary / f"users-service-{key}"
     possible = len(bytes(folder / SOCKET)) <= LONGEST_SOCKET_PATH and b"," not in bytes(folder)
     open_to_all = all(path.stat().st_mode & stat.S_IXOTH for path in folder.parents)
-    return folder if possible and (open_to_all or not root) else Path("/", "tmp", folder.name)
+    return folder if possible and (open_to_all or not root) else Path("/tmp") / folder.name
 
 
 def find_programs(user: User) -> Path:

@@ -268,3 +268,11 @@ def test_nobody_needs_a_token_in_development(app: Flask, authorization: str | No
     headers = {"Authorization": authorization} if authorization else {}
 
     assert app.test_client().get("/users", headers=headers).status_code == 200
+
+
+def test_ping_does_not_look_its_token_up() -> None:
+    app = app_on("postgresql://nobody@127.0.0.1:1/nothing", ProductionConfig, AUTH_REQUIRED=True)
+    headers = {"Authorization": "Bearer usr_unknown"}
+
+    assert app.test_client().get("/ping", headers=headers).status_code == 200
+    assert app.test_client().get("/users", headers=headers).status_code == 503
