@@ -244,7 +244,7 @@ def test_test_hands_its_arguments_to_pytest(open_app: Flask) -> None:
 
 
 def test_tests_run_from_the_command_line(server_url: str) -> None:
-    command = start_manage("test", "-q", "-p", "no:randomly", "-k", "test_ping_answers", DATABASE_TEST_URL=server_url)
+    command = start_manage("test", "-q", "-p", "no:randomly", "-k", "ping_answers", "project/tests/test_ping.py", DATABASE_TEST_URL=server_url)
     output, _ = command.communicate(timeout=60)
 
     assert command.returncode == 0, output
