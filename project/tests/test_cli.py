@@ -238,13 +238,30 @@ def test_embedded_server_is_unused_where_another_is_configured(open_app: Flask) 
     )
 
 
+@pytest.fixture
+def own_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the coverage data of a test run within a test apart: it would take this run's for its own."""
+    monkeypatch.setenv("COVERAGE_FILE", str(tmp_path / "coverage"))
+
+
+@pytest.mark.usefixtures("own_coverage")
 def test_test_hands_its_arguments_to_pytest(open_app: Flask) -> None:
     assert invoke(open_app, "test", "--version").exit_code == 0
     assert invoke(open_app, "test", "--no-such-option").exit_code == 4
 
 
+@pytest.mark.usefixtures("own_coverage")
 def test_tests_run_from_the_command_line(server_url: str) -> None:
-    command = start_manage("test", "-q", "-p", "no:randomly", "-k", "ping_answers", "project/tests/test_ping.py", DATABASE_TEST_URL=server_url)
+    command = start_manage(
+        "test",
+        "-q",
+        "-p",
+        "no:randomly",
+        "-k",
+        "ping_answers",
+        "project/tests/test_ping.py",
+        DATABASE_TEST_URL=server_url,
+    )
     output, _ = command.communicate(timeout=60)
 
     assert command.returncode == 0, output
