@@ -343,34 +343,29 @@ Method = Callable[..., Any]
 
 
 def body(schema: type[Payload]) -> Callable[[Method], Method]:
-    """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else.
-
-    The OpenAPI document finds the schema as the attribute "body" of the method.
-    """
-
-    def decorator(method: Method) -> Method:
-        @wraps(method)
-        def wrapper(self: Any, **arguments: Any) -> Any:
-            return method(self, validated(schema, json_object(), "body", InvalidPayload), **arguments)
-
-        setattr(wrapper, "body", schema)
-        return wrapper
-
-    return decorator
+    """Decorate a Resource's method: it gets the request's body as a payload of the schema, before anything else."""
+    return takes("body", schema, json_object, InvalidPayload)
 
 
 def query(schema: type[Payload]) -> Callable[[Method], Method]:
-    """Decorate a Resource's method: it gets the query parameters as a payload of the schema.
+    """Decorate a Resource's method: it gets the query parameters as a payload of the schema."""
+    return takes("query", schema, query_parameters, InvalidQuery)
 
-    The OpenAPI document finds the schema as the attribute "query" of the method.
+
+def takes(
+    place: str, schema: type[Payload], read: Callable[[], dict[str, Any]], error: type[InvalidInput]
+) -> Callable[[Method], Method]:
+    """Decorate a Resource's method: it gets what is read from that place of the request as a payload of the schema.
+
+    The OpenAPI document finds the schema as the method's attribute of the place's name.
     """
 
     def decorator(method: Method) -> Method:
         @wraps(method)
         def wrapper(self: Any, **arguments: Any) -> Any:
-            return method(self, validated(schema, query_parameters(), "query", InvalidQuery), **arguments)
+            return method(self, validated(schema, read(), place, error), **arguments)
 
-        setattr(wrapper, "query", schema)
+        setattr(wrapper, place, schema)
         return wrapper
 
     return decorator
