@@ -3,7 +3,7 @@
 from flask import Flask
 from sqlalchemy import event
 
-from project import cli
+from project import admin, cli
 from project.api import auth, errors, headers
 from project.api.docs import docs_blueprint
 from project.api.openapi import openapi_blueprint
@@ -38,5 +38,6 @@ def create_app(config: str | type | None = None) -> Flask:
     app.register_blueprint(root_blueprint)
     app.register_blueprint(openapi_blueprint)
     app.register_blueprint(docs_blueprint)
+    admin.init_app(app)
     cli.init_app(app)
     return app

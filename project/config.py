@@ -136,6 +136,13 @@ class BaseConfig:
 
     SECRET_KEY: str | None = os.environ.get("SECRET_KEY") or KNOWN_SECRET_KEY
 
+    # Of the admin pages alone; everything else knows no cookie.
+    SESSION_COOKIE_NAME = "users_admin"
+    SESSION_COOKIE_PATH = "/admin"
+    SESSION_COOKIE_HTTPONLY = True
+    SESSION_COOKIE_SAMESITE = "Strict"
+    SESSION_COOKIE_SECURE = False
+
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", False)
     # What needs no token, beside /ping and /health.
     OPEN_PATHS = env_list("OPEN_PATHS", "/(metrics|docs|openapi[.]json)", "/docs,/openapi.json,/metrics")
@@ -200,6 +207,7 @@ class ProductionConfig(BaseConfig):
     ENVIRONMENT = "production"
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", True)
     HSTS = "max-age=31536000"
+    SESSION_COOKIE_SECURE = True
     EMBEDDED_POSTGRES = None
 
 

@@ -17,6 +17,8 @@ from project.extensions import db
 
 #: Open to everybody, whatever the configuration says.
 OPEN_PATHS = ("/ping", "/health")
+#: The pages under this address have a sign-in of their own: a browser sends no token in a header.
+ADMIN = "/admin"
 #: The scope of a call that any token allows.
 ANY = "any"
 #: How long a process trusts what it knows of a token, in seconds: so long may a revoked or expired one pass.
@@ -89,13 +91,22 @@ class Tokens:
     def grant(self, token: str) -> Grant | None:
         """Return what the token allows, or None for one that is unknown, expired or revoked."""
         digest = AccessToken.digest_of(token)
+        ours = token.startswith(PREFIX)
+        return self.remembered(digest, lambda: look_up(digest) if ours else self.ask_issuer(token))
+
+    def grant_of_digest(self, digest: bytes) -> Grant | None:
+        """Return what the token of ours with this digest allows, or None as above."""
+        return self.remembered(digest, lambda: look_up(digest))
+
+    def remembered(self, digest: bytes, ask: Callable[[], Grant | None]) -> Grant | None:
+        """Return what is known of a token, or else what whoever knows it says."""
         now = time.monotonic()
         until, grant = self.known.get(digest, (now, None))
         if now < until:
             return grant
         # Else a flood of tokens that somebody made up would reach the database.
         limits.check_address()
-        grant = look_up(digest) if token.startswith(PREFIX) else self.ask_issuer(token)
+        grant = ask()
         if grant:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
@@ -139,9 +150,15 @@ def note_use(token_id: int) -> None:
         current_app.logger.info("last use of a token not noted: %s", str(error).partition("\n")[0])
 
 
+def is_admin_page(path: str) -> bool:
+    """Say whether a path is one of the admin pages, which let nobody in by themselves."""
+    return path == ADMIN or path.startswith(f"{ADMIN}/")
+
+
 def is_open(path: str, opened: tuple[str, ...]) -> bool:
     """Say whether a path is open to everybody, by rule or because the configuration has opened it."""
-    return path in OPEN_PATHS or path in opened or path.startswith(tuple(f"{parent}/" for parent in opened))
+    under_opened = path.startswith(tuple(f"{parent}/" for parent in opened))
+    return path in OPEN_PATHS or path in opened or under_opened or is_admin_page(path)
 
 
 def scope_of_call() -> str | None:

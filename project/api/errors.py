@@ -106,9 +106,14 @@ def invalid_input(error: InvalidInput) -> Response:
     return error_response(400, error.message, error.code, error.detail)
 
 
+def is_duplicate_email(error: IntegrityError) -> bool:
+    """Say whether the database refused an address that somebody has."""
+    return isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name
+
+
 def integrity_error(error: IntegrityError) -> Response:
     """Answer a writer who came second; any other constraint is there for our own mistakes."""
-    if isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name:
+    if is_duplicate_email(error):
         return error_response(400, *EMAIL_EXISTS)
     raise error
 

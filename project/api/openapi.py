@@ -117,7 +117,10 @@ class Builder:
         self.paths: Json = {}
         self.config = app.config
         for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-            resource = getattr(app.view_functions[rule.endpoint], "view_class")
+            resource = getattr(app.view_functions[rule.endpoint], "view_class", None)
+            # The admin pages are for people.
+            if resource is None:
+                continue
             path = re.sub(r"<(?:[^<>]+:)?(\w+)>", r"{\1}", rule.rule)
             noun = resource.__module__.rpartition(".")[2]
             self.tags[noun] = str(sys.modules[resource.__module__].__doc__).partition("\n")[0]
@@ -303,7 +306,7 @@ def document(app: Flask) -> Json:
         },
         "servers": [{"url": "/"}],
         # In the order in which create_app() lists the blueprints, which are named as the modules are.
-        "tags": [{"name": name, "description": builder.tags[name]} for name in app.blueprints],
+        "tags": [{"name": name, "description": builder.tags[name]} for name in app.blueprints if name in builder.tags],
         "paths": builder.paths,
         "components": {
             "schemas": dict(sorted(builder.schemas.items())),

@@ -1,0 +1,390 @@
+"""The admin pages: users and access tokens for people with a browser, behind a sign-in of their own."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import (
+    Flask,
+    abort,
+    current_app,
+    flash,
+    g,
+    make_response,
+    redirect,
+    request,
+    send_from_directory,
+    session,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+from flask_admin.actions import action
+from flask_admin.base import Admin, AdminIndexView, BaseView, expose
+from flask_admin.contrib.sqla.filters import BaseSQLAFilter
+from flask_admin.contrib.sqla.view import ModelView
+from flask_admin.form import SecureForm
+from sqlalchemy import String, delete, update
+from sqlalchemy.exc import IntegrityError
+from wtforms import BooleanField, HiddenField, StringField
+
+from project.api.auth import ADMIN, Grant, Tokens, is_admin_page
+from project.api.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
+from project.api.models import PREFIX, THIS_SECOND, AccessToken, User
+from project.api.schemas import InvalidPayload, UserIn, validated
+from project.extensions import db
+
+#: What a person's token must allow.
+SCOPE = "admin"
+#: In bytes: with less, somebody could find the key by trying, and sign a session.
+SHORTEST_SECRET_KEY = 32
+#: The pages have no script at all, so none may run; the icon is an empty data: URL.
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+STATIC = Path(__file__).resolve().parent / "static"
+
+ROW_ID = re.compile("[1-9][0-9]{0,17}")
+#: What makes a spreadsheet run a cell.
+RUNS = ("=", "+", "-", "@", "\t", "\r")
+#: Of an export, which is made in memory; whoever has more takes the API.
+MOST_EXPORTED = 100_000
+LAST_PAGE = 1_000_000
+
+
+def shown(value: Any) -> str:
+    """Return a value as people read it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None else str(value)
+
+
+def session_grant() -> Grant | None:
+    """Return what the token allows with which somebody has signed in, while it is neither expired nor revoked."""
+    tokens: Tokens = current_app.extensions["tokens"]
+    grant = tokens.grant_of_digest(bytes.fromhex(session["digest"])) if "digest" in session else None
+    return grant if grant and SCOPE in grant.scopes else None
+
+
+def sign_in_page(status: int, message: str = "") -> ResponseReturnValue:
+    """Return the page that asks for a token."""
+    view: Page = current_app.extensions["admin"][0].index_view
+    response = make_response(view.render("sign_in.html", message=message), status)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="users"'
+    return response
+
+
+def check() -> ResponseReturnValue | None:
+    """Let nobody but an administrator see a page, and take no form that is not from one of these pages."""
+    if not is_admin_page(request.path):
+        return None
+    if "admin" not in current_app.extensions:
+        abort(404)
+    if request.endpoint == "admin.style":
+        return None
+    # Postgres holds no text with a NUL.
+    if any("\0" in value for value in request.values.values()):
+        abort(400)
+    if request.method not in ("GET", "HEAD", "OPTIONS") and not SecureForm(request.form).validate():
+        return sign_in_page(400, "This form was too old, or not from this page. Nothing was changed. Try again.")
+    if (request.method, request.endpoint) == ("POST", "admin.sign_in"):
+        return None
+    g.grant = session_grant()
+    return None if g.grant else sign_in_page(401)
+
+
+def send_policy(response: Any) -> Any:
+    """Send the policy of the admin pages with them."""
+    if is_admin_page(request.path):
+        response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+class Page(BaseView):
+    """What all pages have."""
+
+    def render(self, template: str, **values: Any) -> str:
+        """Return a page, in which forms find their CSRF token."""
+        csrf = SecureForm().csrf_token.current_token
+        return str(super().render(template, csrf=csrf, grant=g.get("grant"), **values))
+
+
+class Index(Page, AdminIndexView):
+    """The way in and out."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Sign in")
+        # The files of Flask-Admin's own templates, which are not used.
+        self.static_folder = None
+
+    def is_visible(self) -> bool:
+        """Leave this page out of the menu."""
+        return False
+
+    @expose("/")
+    def index(self) -> ResponseReturnValue:
+        """Go to the users."""
+        return redirect(url_for("admin_users.index_view"))
+
+    @expose("/style.css")
+    def style(self) -> ResponseReturnValue:
+        """Get the style sheet."""
+        return send_from_directory(STATIC, "admin.css", mimetype="text/css", max_age=3600)
+
+    @expose("/sign_in", methods=("POST",))
+    def sign_in(self) -> ResponseReturnValue:
+        """Take a token of ours that has the scope."""
+        token = request.form.get("token", "").strip()
+        tokens: Tokens = current_app.extensions["tokens"]
+        grant = tokens.grant(token) if token.startswith(PREFIX) else None
+        if not grant:
+            return sign_in_page(401, "This token is unknown, expired or revoked.")
+        if SCOPE not in grant.scopes:
+            return sign_in_page(403, f'This token lacks the scope "{SCOPE}".')
+        session.clear()
+        # The cookie is signed and can be read: it must not hold the token itself.
+        session["digest"] = AccessToken.digest_of(token).hex()
+        return redirect(url_for("admin.index"), 303)
+
+    @expose("/sign_out", methods=("POST",))
+    def sign_out(self) -> ResponseReturnValue:
+        """End the session in this browser."""
+        session.clear()
+        return redirect(url_for("admin.index"), 303)
+
+
+class Table(Page, ModelView):
+    """A table: its list, its search and its actions."""
+
+    form_base_class = SecureForm
+    list_template = "list.html"
+    edit_template = create_template = "form.html"
+    can_create = can_edit = can_delete = False
+    column_display_pk = True
+    column_display_actions = False
+    page_size = 50
+    action_disallowed_list = ("delete",)
+
+    def get_list(self, page: int | None, *arguments: Any, **options: Any) -> Any:
+        """Return the rows of a page, the last one for those beyond."""
+        return super().get_list(min(max(page or 0, 0), LAST_PAGE), *arguments, **options)
+
+    def _get_list_extra_args(self) -> Any:
+        """Return what an address says of the list, without words of which the list knows nothing."""
+        asked = super()._get_list_extra_args()
+        # Flask-Admin would hand them on to url_for, which has parameters of its own.
+        asked.extra_args = {}
+        return asked
+
+    def get_list_value(self, context: Any, model: Any, name: str) -> str:
+        """Return a cell as people read it."""
+        return shown(getattr(model, name))
+
+    def get_one(self, id: str | list[str]) -> Any:
+        """Return the row of an id, if there is one."""
+        # Flask-Admin gives a list where the address names several.
+        return db.session.get(self.model, int(id)) if isinstance(id, str) and ROW_ID.fullmatch(id) else None
+
+    def handle_action(self, return_view: str | None = None) -> Any:
+        """Ask before an action is done, then do it."""
+        name, rows = request.form.get("action", ""), rows_chosen(request.form.getlist("rowid"))
+        if name not in self.get_actions_list()[1]:
+            abort(400)
+        if not rows:
+            flash("Choose rows first.", "error")
+            return redirect(self.get_url(".index_view"))
+        if "confirmed" not in request.form:
+            _, text, question = self._actions_data[name]
+            return self.render("confirm.html", name=name, text=text, question=question, rows=rows)
+        return super().handle_action(return_view)
+
+
+def rows_chosen(given: Sequence[str]) -> list[int]:
+    """Return the ids of the rows that somebody has chosen."""
+    return [int(row) for row in given if ROW_ID.fullmatch(row)]
+
+
+class ActiveFilter(BaseSQLAFilter):
+    """Whether a user takes part."""
+
+    def validate(self, value: str) -> bool:
+        """Say whether the filter knows the value."""
+        return value in ("", "0", "1")
+
+    def apply(self, query: Any, value: str, alias: Any = None) -> Any:
+        """Return the query with the filter."""
+        return query.filter(User.active == (value == "1")) if value else query
+
+    def operation(self) -> str:
+        """Return what the filter does."""
+        return "is"
+
+
+class SinceFilter(BaseSQLAFilter):
+    """The day, UTC, since which a user is there."""
+
+    data_type = "date"
+
+    def validate(self, value: str) -> bool:
+        """Say whether the value is a day."""
+        try:
+            return not value or bool(date.fromisoformat(value))
+        except ValueError:
+            return False
+
+    def apply(self, query: Any, value: str, alias: Any = None) -> Any:
+        """Return the query with the filter."""
+        if not value:
+            return query
+        return query.filter(User.created_date >= datetime.combine(date.fromisoformat(value), datetime.min.time(), UTC))
+
+    def operation(self) -> str:
+        """Return what the filter does."""
+        return "since"
+
+
+class UserForm(SecureForm):
+    """A user, by the rules of the API."""
+
+    username = StringField("Username")
+    email = StringField("Email address", render_kw={"inputmode": "email"})
+    active = BooleanField("Active", default=True)
+    version = HiddenField()
+
+    def validate(self, extra_validators: Any = None) -> bool:
+        """Say whether the API would take this user, and tell each field what is wrong with it."""
+        valid = bool(super().validate(extra_validators))
+        members = {name: self[name].data for name in UserIn.model_fields}
+        try:
+            self.user = validated(UserIn, members, "body", InvalidPayload)
+        except InvalidPayload as invalid:
+            for fault in invalid.detail:
+                self[str(fault["loc"][1])].errors = [fault["msg"]]
+            return False
+        return valid
+
+
+class UserTable(Table):
+    """The users."""
+
+    can_create = can_edit = can_export = True
+    form = UserForm
+    column_list = column_export_list = ["id", "username", "email", "active", "created_date"]
+    column_sortable_list = column_list
+    column_default_sort = "id"
+    column_labels = {"id": "Id", "email": "Email address", "created_date": "Created (UTC)"}
+    column_searchable_list = ("username", "email")
+    column_filters = (
+        ActiveFilter(User.active, "Active", [("1", "yes"), ("0", "no")]),
+        SinceFilter(User.created_date, "Created since"),
+    )
+    export_max_rows = MOST_EXPORTED
+
+    def get_export_value(self, model: Any, name: Any) -> str:
+        """Return a cell that no spreadsheet runs."""
+        value = shown(getattr(model, name))
+        return f"'{value}" if value.startswith(RUNS) else value
+
+    def create_model(self, form: UserForm) -> User | bool:
+        """Add a user, or tell the form why not."""
+        user = User(**form.user.members())
+        db.session.add(user)
+        return user if self.commit(form) else False
+
+    def update_model(self, form: UserForm, model: Any) -> bool:
+        """Write a user in one statement, or tell the form why not."""
+        # As text: whatever a browser sends compares with it.
+        mine = (User.id == model.id, User.version.cast(String) == form.version.data)
+        changed = update(User).where(*mine).values(**form.user.members()).execution_options(synchronize_session=False)
+        try:
+            written = db.session.scalar(changed.returning(User.id))
+        except IntegrityError as error:
+            return self.refuse(form, error)
+        db.session.commit()
+        if not written:
+            form.form_errors = [VersionConflict.description]
+        return bool(written)
+
+    def commit(self, form: UserForm) -> bool:
+        """Commit, or tell the form that somebody has the address."""
+        try:
+            db.session.commit()
+        except IntegrityError as error:
+            return self.refuse(form, error)
+        return True
+
+    def refuse(self, form: UserForm, error: IntegrityError) -> bool:
+        """Tell the form that somebody has the address; any other constraint is there for our own mistakes."""
+        db.session.rollback()
+        if not is_duplicate_email(error):
+            raise error
+        form.email.errors = [EMAIL_EXISTS[0]]
+        return False
+
+    @action("activate", "Activate", "Activate these users?")
+    def activate(self, rows: Sequence[str]) -> None:
+        """Let users take part."""
+        self.switch(rows, True)
+
+    @action("deactivate", "Deactivate", "Deactivate these users?")
+    def deactivate(self, rows: Sequence[str]) -> None:
+        """Let users no longer take part."""
+        self.switch(rows, False)
+
+    def switch(self, rows: Sequence[str], active: bool) -> None:
+        """Write whether users take part."""
+        done = db.session.scalars(
+            update(User).where(User.id.in_(rows_chosen(rows))).values(active=active).returning(User.id)
+        ).all()
+        db.session.commit()
+        flash(f"{'Activated' if active else 'Deactivated'}: {len(done)}.", "success")
+
+    @action("remove", "Delete", "Delete these users for good?")
+    def remove(self, rows: Sequence[str]) -> None:
+        """Delete users."""
+        done = db.session.scalars(delete(User).where(User.id.in_(rows_chosen(rows))).returning(User.id)).all()
+        db.session.commit()
+        flash(f"Deleted: {len(done)}.", "success")
+
+
+class TokenTable(Table):
+    """The access tokens; never a token or its digest."""
+
+    column_list = ("name", "scopes", "created_date", "expires_at", "last_used_at", "revoked_at")
+    column_sortable_list = ("name", "created_date", "expires_at", "last_used_at", "revoked_at")
+    column_default_sort = "name"
+    column_labels = {
+        "created_date": "Created (UTC)",
+        "expires_at": "Expires (UTC)",
+        "last_used_at": "Last used (UTC)",
+        "revoked_at": "Revoked (UTC)",
+    }
+    column_searchable_list = ("name",)
+
+    @action("revoke", "Revoke", "Revoke these tokens for good? Every worker refuses them within a second.")
+    def revoke(self, rows: Sequence[str]) -> None:
+        """Revoke tokens."""
+        these = (AccessToken.id.in_(rows_chosen(rows)), AccessToken.revoked_at.is_(None))
+        done = db.session.scalars(
+            update(AccessToken).where(*these).values(revoked_at=THIS_SECOND).returning(AccessToken.id)
+        ).all()
+        db.session.commit()
+        flash(f"Revoked: {len(done)}.", "success")
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its admin pages, but in production not without a key that nobody guesses."""
+    app.before_request(check)
+    key = app.config["SECRET_KEY"] or ""
+    if app.config["ENVIRONMENT"] == "production" and len(key.encode()) < SHORTEST_SECRET_KEY:
+        return
+    app.after_request(send_policy)
+    admin = Admin(app, name="Users", url=ADMIN, index_view=Index())
+    admin.add_view(UserTable(User, db, name="Users", endpoint="admin_users", url="users"))
+    admin.add_view(TokenTable(AccessToken, db, name="Tokens", endpoint="admin_tokens", url="tokens"))
