@@ -46,6 +46,8 @@ MESSAGES = {
 }
 #: A body of 64 KiB has room for thousands of unknown members; naming the first of them will do.
 MOST_ERRORS = 50
+#: More than any payload has, also in its texts. Python's parser recurses for each, up to a limit of its version's.
+MOST_BRACKETS = 200
 
 
 P = TypeVar("P", bound="Payload")
@@ -307,9 +309,11 @@ def json_object() -> dict[str, Any]:
         raise InvalidPayload(fault("Is required.", "missing", "body"))
     if not request.is_json:
         abort(415)
+    if body.count(b"{") + body.count(b"[") > MOST_BRACKETS:
+        raise InvalidPayload(fault("Is nested too deeply.", "too_deep", "body"))
     try:
         document = json.loads(body.decode(), object_pairs_hook=unique_members, parse_constant=no_constant)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise InvalidPayload(fault("Is not valid JSON.", "json_invalid", "body")) from None
     if not isinstance(document, dict):
         raise InvalidPayload(fault("Must be a JSON object.", "object_type", "body"))
