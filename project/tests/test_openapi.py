@@ -247,9 +247,10 @@ def test_failures_are_as_described(
     check(document, "get", "/users", client.get("/users"))
 
 
-#: What JSON Schema cannot say: that there is a body, that no member is named twice, and the syntax of addresses.
-UNTOLD = ("missing", "duplicate", "email")
-TOLD = [name for name, (_, _, kind) in BAD_PAYLOADS.items() if kind and kind != "json_invalid" and kind not in UNTOLD]
+#: What JSON Schema cannot say: that there is a body, that it is JSON, that no member is named twice, and the syntax of
+#: addresses; and what it has no need to say, since no payload of the schema is nested.
+UNTOLD = ("missing", "json_invalid", "too_deep", "duplicate", "email")
+TOLD = [name for name, (_, _, kind) in BAD_PAYLOADS.items() if kind and kind not in UNTOLD]
 
 
 @pytest.mark.parametrize("name", [name for name in TOLD if name != "email NUL"])
