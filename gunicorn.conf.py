@@ -1,6 +1,7 @@
 """How gunicorn serves the application; it reads this file by itself when started in this folder."""
 
 import os
+import sys
 import uuid
 
 import orjson
@@ -57,6 +58,8 @@ class Worker(ThreadWorker):
         """
         super().set_accept_enabled(enabled and self.alive)
         if not self.alive:
+            # Between the last look at who waits and the closing, no other thread may take its time.
+            sys.setswitchinterval(1e-6)
             for listener in self.sockets:
                 taken = -1
                 while taken != self.nr_conns:
