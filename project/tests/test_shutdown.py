@@ -62,8 +62,8 @@ def test_stop_loses_no_request(open_database: str) -> None:
             writer.join()
 
     assert status == 0
-    # Between a worker's last look at who waits and its closing of the door are some microseconds, more where the machine
-    # gives the processor to others just then. Without the look all clients but one are cut off, every time.
+    # Between a worker's last look at who waits and its closing of the door are some microseconds, more where the
+    # machine gives the processor to others just then. Without the look all clients or all but one are cut off.
     assert said.pop(ConnectionResetError, 0) <= CLIENTS // 2
     assert set(said) == {201, "refused"}
     assert execute(open_database, "SELECT count(*) FROM users") == [(said[201],)]
