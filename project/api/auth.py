@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from flask import Flask, current_app, request
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
 from project.api import limits
 from project.api.issuer import Issuer, scopes
 from project.api.models import PREFIX, THIS_SECOND, AccessToken
-from project.extensions import db
+from project.statements import Statement
 
 #: Open to everybody, whatever the configuration says.
 OPEN_PATHS = ("/ping", "/health")
@@ -25,6 +25,30 @@ ANY = "any"
 TRUST = 1
 #: How many tokens a process knows at most; it then forgets them all.
 MOST_KNOWN = 1024
+
+FIND_TOKEN = Statement(
+    select(
+        AccessToken.id,
+        AccessToken.name,
+        AccessToken.scopes,
+        or_(AccessToken.last_used_at.is_(None), AccessToken.last_used_at < func.now() - timedelta(minutes=1)),
+    ).where(
+        AccessToken.digest == bindparam("digest"),
+        AccessToken.revoked_at.is_(None),
+        or_(AccessToken.expires_at.is_(None), AccessToken.expires_at > func.now()),
+    )
+)
+# Of two requests one writes, and none waits for the other.
+NOTE_USE = Statement(
+    update(AccessToken)
+    .where(
+        AccessToken.id.in_(
+            select(AccessToken.id).where(AccessToken.id == bindparam("key")).with_for_update(skip_locked=True)
+        )
+    )
+    .values(last_used_at=THIS_SECOND)
+    .returning(AccessToken.id)
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,31 +145,19 @@ class Tokens:
 
 def look_up(digest: bytes) -> Grant | None:
     """Return what the database says of a token, and note its use."""
-    unused = or_(AccessToken.last_used_at.is_(None), AccessToken.last_used_at < func.now() - timedelta(minutes=1))
-    found = db.session.execute(
-        select(AccessToken.id, AccessToken.name, AccessToken.scopes, unused.label("unused")).where(
-            AccessToken.digest == digest,
-            AccessToken.revoked_at.is_(None),
-            or_(AccessToken.expires_at.is_(None), AccessToken.expires_at > func.now()),
-        )
-    ).first()
-    if found and found.unused:
-        note_use(found.id)
-    # The body is not read yet, and a slow caller must not keep a transaction open.
-    db.session.rollback()
-    return Grant(found.name, frozenset(found.scopes)) if found else None
+    found = FIND_TOKEN.row(digest=digest)
+    if not found:
+        return None
+    token_id, name, allowed, unused = found
+    if unused:
+        note_use(token_id)
+    return Grant(name, frozenset(allowed))
 
 
 def note_use(token_id: int) -> None:
     """Write that the token is in use; who cannot write may read nevertheless."""
-    # Of two requests one writes, and none waits for the other.
-    free = select(AccessToken.id).where(AccessToken.id == token_id).with_for_update(skip_locked=True)
     try:
-        db.session.execute(
-            update(AccessToken).where(AccessToken.id.in_(free)).values(last_used_at=THIS_SECOND),
-            execution_options={"synchronize_session": False},
-        )
-        db.session.commit()
+        NOTE_USE.rows(key=token_id)
     except DBAPIError as error:
         current_app.logger.info("last use of a token not noted: %s", str(error).partition("\n")[0])
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     FetchedValue,
     Identity,
     Index,
+    Label,
     LargeBinary,
     String,
     Text,
@@ -17,7 +18,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from project.api.answers import UserOut
 from project.extensions import Base
@@ -33,6 +34,11 @@ SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:r
 # Whole seconds, by the database's clock: what is stored is what is shown.
 SECONDS = TIMESTAMP(timezone=True, precision=0)
 THIS_SECOND = func.date_trunc("second", func.now())
+
+
+def in_utc(moment: InstrumentedAttribute[datetime]) -> Label[str]:
+    """Return a column of SECONDS as the API shows it, written out by Postgres."""
+    return func.to_char(func.timezone("UTC", moment), 'YYYY-MM-DD"T"HH24:MI:SS"Z"').label(moment.key)
 
 
 class User(Base):
@@ -64,6 +70,9 @@ class User(Base):
             "created_date": self.created_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
+
+#: The columns of a user as the API shows it; the same as User.to_json().
+USER_SHOWN = (User.id, User.username, User.email, User.active, in_utc(User.created_date))
 
 # Text is ordered by its code points: on every platform alike, and so that an index finds a prefix too.
 USERNAME_ORDER = User.username.collate("C")

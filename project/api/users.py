@@ -1,17 +1,19 @@
 """The users."""
 
 import re
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from flask import Blueprint, abort
 from flask_restful import Resource
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import Text, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from project.api.answers import (
     ListingHeaders,
     Message,
     NewUserHeaders,
     UserListing,
+    UserOut,
     UserPage,
     UserShown,
     UserWritten,
@@ -19,22 +21,50 @@ from project.api.answers import (
 )
 from project.api.auth import scope
 from project.api.errors import Api, VersionConflict
-from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USERNAME_FOLDED, USERNAME_ORDER, User
-from project.api.paging import Key, next_link, page
+from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USER_SHOWN, USERNAME_FOLDED, USERNAME_ORDER, User
+from project.api.paging import Listing, next_link
 from project.api.schemas import Id, UserChanges, UserIn, UserQuery, body, query
 from project.api.versions import etag, expected_versions
-from project.extensions import db
+from project.statements import Row, Statement
 
 users_blueprint = Blueprint("users", __name__)
 api = Api(users_blueprint)
 
 LARGEST_ID = 2**63 - 1
-ORDERS: dict[str, Key] = {
-    "id": User.id,
-    "username": USERNAME_ORDER,
-    "email": EMAIL_ORDER,
-    "created_date": User.created_date,
-}
+
+LISTING = Listing(
+    USER_SHOWN,
+    keys={"id": User.id, "username": USERNAME_ORDER, "email": EMAIL_ORDER, "created_date": User.created_date},
+    # Each in the form that an index serves.
+    filters={
+        "email": EMAIL_FOLDED == func.lower(bindparam("email")),
+        "username": USERNAME_ORDER == bindparam("username"),
+        "active": User.active == bindparam("active"),
+        "q": or_(USERNAME_FOLDED.like(func.lower(bindparam("q"))), EMAIL_FOLDED.like(func.lower(bindparam("q")))),
+    },
+)
+
+MEMBERS = ("username", "email", "active")
+USER_NAMES = tuple(UserOut.__annotations__)
+ANSWERED = (*USER_SHOWN, User.version)
+#: The user of an id, if it has one of the versions that If-Match names; where that is none, any.
+EXPECTED = (
+    User.id == bindparam("key"),
+    or_(
+        bindparam("versions", type_=ARRAY(Text)).is_(None),
+        User.version.cast(Text) == bindparam("versions", type_=ARRAY(Text)).any_(),
+    ),
+)
+SHOW = Statement(select(*ANSWERED).where(User.id == bindparam("key")))
+ADD = Statement(insert(User).values({name: bindparam(name) for name in MEMBERS}).returning(*ANSWERED))
+# One statement: no other writer comes in between. A member that the caller did not send stays as it is.
+CHANGE = Statement(
+    update(User)
+    .where(*EXPECTED)
+    .values({name: func.coalesce(bindparam(name), getattr(User, name)) for name in MEMBERS})
+    .returning(*ANSWERED)
+)
+REMOVE = Statement(delete(User).where(*EXPECTED).returning(User.email))
 
 
 class UserList(Resource):
@@ -44,29 +74,24 @@ class UserList(Resource):
     @query(UserQuery)
     def get(self, asked: UserQuery) -> tuple[UserListing, Literal[200], ListingHeaders]:
         """List users."""
-        users = select(User).where(*filters(asked))
-        sort = asked.sort.removeprefix("-")
-        keys = {sort: ORDERS[sort], "id": User.id}
-        found, cursor = page(users, keys, asked.sort != sort, asked)
-
-        data: UserPage = {"users": [user.to_json() for user in found]}
+        values = filter_values(asked)
+        users, cursor = LISTING.page(asked, asked.sort, values)
+        data: UserPage = {"users": users}
         headers: ListingHeaders = {}
         if cursor:
             data["next"] = cursor
             headers["Link"] = next_link(cursor)
         if asked.count:
-            headers["X-Total-Count"] = str(db.session.scalar(select(func.count()).select_from(users.subquery())))
+            headers["X-Total-Count"] = str(LISTING.count(values))
         return {"status": "success", "data": data}, 200, headers
 
     @scope("users:write")
     @body(UserIn)
     def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewUserHeaders]:
         """Add a user."""
-        user = User(**payload.members())
-        db.session.add(user)
-        db.session.commit()
-        answer: UserWritten = {"status": "success", "message": f"{user.email} was added!", "data": user.to_json()}
-        return answer, 201, {"Location": f"/users/{user.id}", **etag(user.version)}
+        user, version = shown(*ADD.rows(username=payload.username, email=payload.email, active=payload.active))
+        answer: UserWritten = {"status": "success", "message": f"{user['email']} was added!", "data": user}
+        return answer, 201, {"Location": f"/users/{user['id']}", **etag(version)}
 
 
 class UserDetail(Resource):
@@ -77,8 +102,8 @@ class UserDetail(Resource):
     @scope("users:read")
     def get(self, user_id: Id) -> tuple[UserShown, Literal[200], VersionHeaders]:
         """Show a user."""
-        user = db.session.get(User, user_key(user_id)) or no_such_user()
-        return {"status": "success", "data": user.to_json()}, 200, etag(user.version)
+        user, version = shown(SHOW.row(key=user_key(user_id)) or no_such_user())
+        return {"status": "success", "data": user}, 200, etag(version)
 
     @scope("users:write")
     @body(UserIn)
@@ -95,25 +120,24 @@ class UserDetail(Resource):
     @scope("users:write")
     def delete(self, user_id: Id) -> Message:
         """Remove a user."""
-        removed = delete(User).where(*expected(user_id)).returning(User.email)
-        email = db.session.scalar(removed) or nothing_written(user_id)
-        db.session.commit()
+        (email,) = REMOVE.row(**expected(user_id)) or nothing_written(user_id)
         return {"status": "success", "message": f"{email} was removed!"}
 
 
-def filters(asked: UserQuery) -> list[ColumnElement[bool]]:
-    """Return the conditions of a listing, each in the form that an index serves."""
-    conditions = []
+def filter_values(asked: UserQuery) -> dict[str, Any]:
+    """Return the values of the filters that a query names."""
+    values = asked.model_dump(include=set(LISTING.filters), exclude_none=True)
     if asked.email is not None:
-        conditions.append(EMAIL_FOLDED == func.lower(asked.email.strip()))
-    if asked.username is not None:
-        conditions.append(USERNAME_ORDER == asked.username)
-    if asked.active is not None:
-        conditions.append(User.active == asked.active)
+        values["email"] = asked.email.strip()
     if asked.q is not None:
-        prefix = func.lower(re.sub(r"([\\%_])", r"\\\1", asked.q) + "%")
-        conditions.append(or_(USERNAME_FOLDED.like(prefix), EMAIL_FOLDED.like(prefix)))
-    return conditions
+        values["q"] = re.sub(r"([\\%_])", r"\\\1", asked.q) + "%"
+    return values
+
+
+def shown(row: Row) -> tuple[UserOut, str]:
+    """Return a user as the API shows it, and its version."""
+    *values, version = row
+    return cast(UserOut, dict(zip(USER_NAMES, values))), version
 
 
 def user_key(user_id: str) -> int:
@@ -123,24 +147,22 @@ def user_key(user_id: str) -> int:
     return int(user_id)
 
 
-def expected(user_id: str) -> list[ColumnElement[bool]]:
-    """Return the conditions under which a user may be written: the id, and the versions that If-Match names."""
-    versions = expected_versions()
-    return [User.id == user_key(user_id), *([] if versions is None else [User.version.in_(versions)])]
+def expected(user_id: str) -> dict[str, Any]:
+    """Return the parameters of a write: the id, and the versions that If-Match names."""
+    return {"key": user_key(user_id), "versions": expected_versions()}
 
 
 def change(user_id: str, payload: UserIn | UserChanges) -> tuple[UserWritten, Literal[200], VersionHeaders]:
-    """Write the members that the caller sent, in one statement: no other writer comes in between."""
-    changed = update(User).where(*expected(user_id)).values(**payload.members()).returning(User)
-    user = db.session.scalar(changed) or nothing_written(user_id)
-    db.session.commit()
-    answer: UserWritten = {"status": "success", "message": f"{user.id} was updated!", "data": user.to_json()}
-    return answer, 200, etag(user.version)
+    """Write the members that the caller sent."""
+    members = {**dict.fromkeys(MEMBERS), **payload.members()}
+    user, version = shown(CHANGE.row(**members, **expected(user_id)) or nothing_written(user_id))
+    answer: UserWritten = {"status": "success", "message": f"{user['id']} was updated!", "data": user}
+    return answer, 200, etag(version)
 
 
 def nothing_written(user_id: str) -> NoReturn:
     """Say why a write found no user to write."""
-    if db.session.scalar(select(User.id).where(User.id == user_key(user_id))):
+    if SHOW.row(key=user_key(user_id)):
         raise VersionConflict()
     no_such_user()
 

@@ -22,7 +22,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from psycopg2 import sql
-from sqlalchemy import make_url
+from sqlalchemy import delete, make_url
 
 from project import create_app, db
 from project.api.models import User
@@ -118,17 +118,14 @@ def shared_app(make_database: Callable[[], str]) -> Iterator[Flask]:
 
 @pytest.fixture
 def app(shared_app: Flask) -> Iterator[Flask]:
-    """The application, empty, in one transaction that is rolled back after the test: a commit ends but a savepoint."""
-    with shared_app.app_context():
-        engines = db.engines
-    engine = engines[None]
-    with engine.connect() as connection, connection.begin() as transaction:
-        engines[None] = connection
-        db.session.session_factory.configure(join_transaction_mode="create_savepoint")
-        yield shared_app
-        db.session.session_factory.configure(join_transaction_mode="conditional_savepoint")
-        engines[None] = engine
-        transaction.rollback()
+    """The application on a database in which everything is committed, empty before and after.
+
+    One that is rolled back would hide what the API does: each of its statements commits by itself.
+    """
+    yield shared_app
+    with shared_app.app_context(), db.engine.begin() as connection:
+        for table in reversed(db.metadata.sorted_tables):
+            connection.execute(delete(table))
 
 
 @pytest.fixture

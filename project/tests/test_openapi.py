@@ -242,7 +242,7 @@ def test_failures_are_as_described(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("project.api.users.page", fail)
+    monkeypatch.setattr("project.api.users.LISTING.page", fail)
 
     check(document, "get", "/users", client.get("/users"))
 

@@ -1,0 +1,92 @@
+"""Single statements, each of which commits by itself, beside sessions, which do not."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import Select, bindparam, event, func, insert, literal, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from project import db
+from project.api.models import User
+from project.statements import Statement
+
+ADD = Statement(
+    insert(User).values(username=bindparam("username"), email=bindparam("email")).returning(User.id, User.username)
+)
+BACKEND: Select[Any] = select(func.pg_backend_pid())
+
+
+def test_statement_commits_by_itself(app: Flask) -> None:
+    with app.app_context():
+        user_id, username = ADD.row(username="michael", email="a@b.test")
+
+        with db.engine.connect() as other:
+            assert other.scalar(select(User.username).where(User.id == user_id)) == username == "michael"
+            states = text("SELECT DISTINCT state FROM pg_stat_activity WHERE datname = current_database()")
+            assert set(other.scalars(states)) <= {"active", "idle"}
+
+
+def test_statement_without_rows_has_no_first(app: Flask) -> None:
+    with app.app_context():
+        assert Statement(select(User.id).where(User.id == bindparam("key"))).row(key=1) is None
+
+
+def test_session_stays_one_transaction(app: Flask) -> None:
+    with app.app_context():
+        ADD.row(username="first", email="taken@b.test")
+        db.session.add_all(User(username="u", email=email) for email in ("new@b.test", "taken@b.test"))
+        with pytest.raises(IntegrityError):
+            db.session.commit()
+        db.session.rollback()
+
+        assert db.session.scalars(select(User.email)).all() == ["taken@b.test"]
+
+
+def test_transaction_of_the_engine_stays_one(app: Flask) -> None:
+    with app.app_context():
+        ADD.row(username="first", email="taken@b.test")
+        with pytest.raises(IntegrityError), db.engine.begin() as connection:
+            for email in ("new@b.test", "taken@b.test"):
+                connection.execute(insert(User).values(username="u", email=email))
+
+        assert db.session.scalars(select(User.email)).all() == ["taken@b.test"]
+
+
+def test_refusal_is_the_engines_and_spoils_no_connection(app: Flask) -> None:
+    with app.app_context():
+        ADD.row(username="first", email="taken@b.test")
+        (before,) = Statement(BACKEND).row()
+
+        with pytest.raises(IntegrityError) as refused:
+            ADD.row(username="second", email="taken@b.test")
+
+        assert refused.value.orig.diag.constraint_name == "users_email_key"
+        assert "[SQL parameters hidden" in str(refused.value)
+        assert Statement(BACKEND).row() == (before,)
+
+
+def test_connection_that_breaks_is_replaced(app: Flask) -> None:
+    with app.app_context():
+        with pytest.raises(OperationalError) as lost:
+            Statement(select(func.pg_terminate_backend(func.pg_backend_pid()))).rows()
+
+        assert lost.value.connection_invalidated
+        assert db.engine.pool.checkedout() == 0
+        assert Statement(select(literal(1))).row() == (1,)
+
+
+def test_listeners_of_the_engine_hear_of_statements(app: Flask) -> None:
+    heard = []
+
+    def listen(*told: Any) -> None:
+        heard.append(told[2:4])
+
+    with app.app_context():
+        event.listen(db.engine, "before_cursor_execute", listen)
+        ADD.row(username="michael", email="a@b.test")
+        event.remove(db.engine, "before_cursor_execute", listen)
+
+    ((statement, parameters),) = heard
+    assert statement.startswith("INSERT INTO users")
+    assert parameters == {"username": "michael", "email": "a@b.test"}
