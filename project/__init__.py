@@ -3,7 +3,7 @@
 from flask import Flask
 from sqlalchemy import event
 
-from project import admin, cli
+from project import admin, cli, database
 from project.api import auth, errors, headers
 from project.api.docs import docs_blueprint
 from project.api.openapi import openapi_blueprint
@@ -29,6 +29,7 @@ def create_app(config: str | type | None = None) -> Flask:
     if postgres := app.config["EMBEDDED_POSTGRES"]:
         with app.app_context():
             event.listen(db.engine, "do_connect", lambda *connection: postgres.start())
+    database.init_app(app)
 
     errors.init_app(app)
     headers.init_app(app)

@@ -6,6 +6,7 @@ import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from limits import parse_many
 from sqlalchemy import URL, make_url
@@ -20,6 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
 PROFILES = ROOT / "config"
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+# libpq's form of several hosts: postgresql://user@one:5432,two:5432/users
+HOST = r"(\[[0-9A-Fa-f:.]+\]|[^][:@/?,]+)(?::([0-9]*))?"
+SEVERAL_HOSTS = re.compile(
+    rf"(?P<scheme>[^:/]+://(?:[^@/]*@)?)(?P<hosts>{HOST}(?:,{HOST})+)(?P<rest>(?:[/?].*)?)", re.DOTALL
+)
 
 
 class ConfigError(SystemExit):
@@ -110,10 +116,20 @@ def env_url(name: str, default: str, *schemes: str) -> str:
 def database_url(name: str, value: str) -> URL:
     """Return a Postgres URL in the form that SQLAlchemy needs for psycopg2.
 
-    SQLAlchemy takes a bare postgresql:// for psycopg 3 and refuses postgres://, which is what Heroku sets.
+    SQLAlchemy takes a bare postgresql:// for psycopg 3 and refuses postgres://, which is what Heroku sets. Of several
+    hosts it knows only those in the query.
     """
+    hosts: list[tuple[str, str]] = []
+    if several := SEVERAL_HOSTS.fullmatch(value):
+        hosts = re.findall(HOST, several["hosts"])
+        value = several["scheme"] + several["rest"]
     try:
         url = make_url(value)
+        if hosts:
+            names, ports = zip(*hosts)
+            url = url.update_query_dict(
+                {"host": ",".join(unquote(name).strip("[]") for name in names), "port": ",".join(ports)}
+            )
     except (ArgumentError, ValueError):
         # Without its cause: that one quotes the URL, and with it a password.
         raise ConfigError(f"{name} is not a database URL.") from None
@@ -170,14 +186,17 @@ class BaseConfig:
     EMBEDDED_DATABASE = "users_dev"
 
     SQLALCHEMY_ENGINE_OPTIONS: dict[str, Any] = {
-        # A restarted database otherwise costs one failed request for each idle connection.
-        "pool_pre_ping": True,
         # A worker never has more requests in hand than threads, so none of them waits for a connection.
         "pool_size": WEB_THREADS,
         "pool_timeout": 2,
         "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 3,
+            # A host that vanishes says nothing: ask after 30 s of silence, and wait 10 s for what is not confirmed.
+            "keepalives_idle": 30,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
+            "tcp_user_timeout": 10_000,
             "application_name": "users",
             "options": "-c timezone=UTC -c statement_timeout=5s -c lock_timeout=2s"
             " -c idle_in_transaction_session_timeout=10s",

@@ -8,8 +8,15 @@ from typing import Any
 import flask_restful
 import orjson
 from flask import Flask, Response, current_app, g, request
-from psycopg2.errors import UniqueViolation
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from psycopg2.errors import UndefinedColumn, UndefinedTable, UniqueViolation
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
@@ -124,6 +131,15 @@ def database_error(error: Exception) -> Response:
     return http_error(ServiceUnavailable(retry_after=1))
 
 
+def odd_database_error(error: DBAPIError) -> Response:
+    """Answer for a database that has become read-only or lacks a migration; any other such error is our mistake."""
+    if isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
+        current_app.logger.error("the database lacks a migration: run python manage.py db upgrade")
+    elif not error.connection_invalidated:
+        raise error
+    return database_error(error)
+
+
 def choose_request_id() -> None:
     """Take the caller's request id where it is sane, make one otherwise."""
     given = request.headers.get("X-Request-ID", "")
@@ -145,3 +161,5 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(IntegrityError, integrity_error)
     for database_failure in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(database_failure, database_error)
+    for perhaps in (InternalError, ProgrammingError):
+        app.register_error_handler(perhaps, odd_database_error)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from flask import Flask
+from sqlalchemy import create_engine
 
 from project import create_app
 from project.config import (
@@ -95,7 +96,41 @@ def test_every_spelling_of_postgres_is_taken(scheme: str) -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["mysql://u:hush@x/y", "sqlite://", "users", "://", "postgres://u:hush@x:port/y"])
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        ("u:p@one:5433,two:5434/users?target_session_attrs=read-write", "one,two", "5433,5434"),
+        ("u:p@one,two:5434/users?target_session_attrs=read-write", "one,two", ",5434"),
+        ("u:p@[::1]:5433,%2Ftmp%2Fpg/users?target_session_attrs=read-write", "::1,/tmp/pg", "5433,"),
+        ("u:p@/users?host=one:5433&host=two:5434&target_session_attrs=read-write", "one,two", "5433,5434"),
+        ("u:p@/users?host=one,two&port=5433,5434&target_session_attrs=read-write", "one,two", "5433,5434"),
+    ],
+)
+def test_several_hosts_are_libpqs_to_choose_from(written: str, host: str, port: str) -> None:
+    url = database_url("DATABASE_URL", f"postgres://{written}")
+
+    assert create_engine(url).dialect.create_connect_args(url)[1] == {
+        "user": "u",
+        "password": "p",
+        "dbname": "users",
+        "host": host,
+        "port": port,
+        "target_session_attrs": "read-write",
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hush@x/y",
+        "sqlite://",
+        "users",
+        "://",
+        "postgres://u:hush@x:port/y",
+        "postgres://u:hush@x:1,y:port/z",
+        "postgres://u:hush@x:1,/z",
+    ],
+)
 def test_unusable_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigError, match="^DATABASE_URL [^:]*(:// or postgres://)?[.]$") as error:
         database_url("DATABASE_URL", url)

@@ -1,0 +1,163 @@
+"""How long a request may use the database, and what becomes of connections that are lost.
+
+Everything here hangs on the events of the engine's pool, so that nobody who uses the engine can pass it by.
+"""
+
+import os
+import select
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+from flask import Flask, g, has_request_context
+from psycopg2.errors import ReadOnlySqlTransaction
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from project.extensions import db
+
+#: How long a request may connect and hold connections, all of them together, in seconds: longer than a statement may
+#: take, so that the database ends it if it can, and shorter than the 6 s within which every call is answered.
+REQUEST_SECONDS = 5.5
+#: How long to connect to each of several hosts.
+SECONDS_PER_HOST = 2
+#: How often the clock looks, in seconds.
+TICK = 0.2
+
+
+class Clock:
+    """Cut the connections whose time is over: a database that hangs does not end its statements itself.
+
+    A cut connection gives an OperationalError to whoever waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.ends: dict[Any, tuple[float, int]] = {}
+        # Whoever gives a connection back must know that it is not cut later, in the next user's hands.
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def start(self, connection: Any, seconds: float) -> None:
+        """Cut the connection in so many seconds, unless it is stopped before."""
+        with self.lock:
+            self.ends[connection] = time.monotonic() + seconds, os.fstat(connection.fileno()).st_ino
+            if self.thread is None:
+                # Not before: a thread does not live on in the workers that gunicorn forks.
+                self.thread = threading.Thread(target=self.run, name="database-clock", daemon=True)
+                self.thread.start()
+
+    def stop(self, connection: Any) -> float:
+        """Leave the connection alone, and return the seconds that were left."""
+        with self.lock:
+            now = time.monotonic()
+            return self.ends.pop(connection, (now, 0))[0] - now
+
+    def run(self) -> None:
+        """Look every now and then, for ever."""
+        while True:
+            time.sleep(TICK)
+            self.cut()
+
+    def cut(self) -> None:
+        """Cut the connections whose time is over."""
+        with self.lock:
+            now = time.monotonic()
+            for connection in [connection for connection, (end, _) in self.ends.items() if end <= now]:
+                shut(connection, self.ends.pop(connection)[1])
+
+
+def shut(connection: Any, inode: int) -> None:
+    """End both directions of a connection's socket, from another thread than the one that uses it."""
+    # It may be gone, and its number be another socket's by now: hold on to whatever it is, and then look.
+    with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        if os.fstat(line.fileno()).st_ino == inode:
+            line.shutdown(socket.SHUT_RDWR)
+
+
+clock = Clock()
+
+
+def allow(seconds: float) -> None:
+    """Let the current request have so many seconds with the database from now on, while it holds no connection.
+
+    The database's own limits are others: statement_timeout and lock_timeout are settings of the transaction.
+    """
+    g.database_seconds = seconds
+
+
+def seconds_left() -> float:
+    """Return how long the current request may still hold connections."""
+    seconds: float = g.setdefault("database_seconds", REQUEST_SECONDS)
+    return seconds
+
+
+def connecting(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+    """Bound the time for each of several hosts, which libpq tries one after the other, and note when it begins."""
+    if "," in parameters.get("host", ""):
+        parameters["connect_timeout"] = SECONDS_PER_HOST
+    if has_request_context() and seconds_left() <= 0:
+        # Whoever goes on where the database did not answer in time.
+        raise PoolTimeout("The time that a request has with the database is over.")
+    record.info["since"] = time.monotonic()
+
+
+def connected(connection: Any, record: Any) -> None:
+    """Count the time it took."""
+    if has_request_context():
+        allow(seconds_left() - (time.monotonic() - record.info["since"]))
+
+
+def checked_out(connection: Any, record: Any, proxy: Any) -> None:
+    """Refuse a connection that the database has closed, and set the clock for a request.
+
+    A server speaks only when it is asked: whatever can be read from an idle connection, its end or a last word,
+    says that it is gone. The pool then drops all it has, and connects anew.
+    """
+    # Not a new one: the pool gives up after two that are refused.
+    if record.info.pop("idle", False) and has_news(connection):
+        raise InvalidatePoolError()
+    if has_request_context():
+        record.info["request"] = g._get_current_object()
+        clock.start(connection, seconds_left())
+
+
+def given_back(connection: Any, record: Any) -> None:
+    """Stop the clock, and note what is left to the request."""
+    if request := record.info.pop("request", None):
+        request.database_seconds = clock.stop(connection)
+    record.info["idle"] = True
+
+
+def has_news(connection: Any) -> bool:
+    """Say whether there is something to read from a connection, or it is gone."""
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return bool(look.poll(0))
+
+
+def drop_read_only(context: ExceptionContext) -> None:
+    """Drop all connections where one leads to a database that has become a standby: the next may find the primary."""
+    if isinstance(context.original_exception, ReadOnlySqlTransaction):
+        context.is_disconnect = True
+
+
+def guard(engine: Engine) -> None:
+    """Hold an engine to the limits."""
+    event.listen(engine, "do_connect", connecting)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", checked_out)
+    # One that is lost is closed first, and then given back as nothing.
+    event.listen(engine, "close", given_back)
+    event.listen(engine, "checkin", given_back)
+    event.listen(engine, "handle_error", drop_read_only)
+
+
+def init_app(app: Flask) -> None:
+    """Hold the application's engine to the limits."""
+    with app.app_context():
+        guard(db.engine)
