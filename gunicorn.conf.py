@@ -1,8 +1,14 @@
 """How gunicorn serves the application; it reads this file by itself when started in this folder."""
 
 import os
+import re
+import selectors
+import socket
 import sys
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import orjson
 from flask import Config
@@ -21,7 +27,96 @@ complete(settings)
 
 
 class Worker(ThreadWorker):
-    """A worker that gives the one error body also to what never becomes a request of the application."""
+    """A worker that lets nobody wait for ever, and gives the one error body also to what never becomes a request.
+
+    Its main thread looks after the requests in hand: those that wait for a thread, and those that a thread reads from
+    or writes to a slow client.
+    """
+
+    #: Whoever looks after the service is answered when all threads are busy too.
+    probe = re.compile(rb"(GET|HEAD) /(ping|health|metrics)[ ?]")
+    #: What moves many users takes its time; everything else ends within 30 s.
+    transfer = re.compile(rb"POST /users/import[ ?]|GET /users/export[ ?]")
+    #: How many seconds a request may wait for a thread, come in, and be answered altogether.
+    queue_seconds, read_seconds, request_seconds, transfer_seconds = 1.5, 20.0, 28.0, 900.0
+    #: How often to look, in seconds.
+    tick = 0.25
+
+    def init_process(self):
+        """Add two threads for those who ask how the service is."""
+        self.probes = ThreadPoolExecutor(2)
+        self.in_hand = {}
+        super().init_process()
+
+    def enqueue_req(self, conn):
+        """Give a request to a thread as soon as it begins to come in."""
+        line = b""
+        try:
+            line = conn.sock.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            conn.data_ready = True
+        except BlockingIOError:
+            if not conn.initialized:
+                self.await_data(conn)
+                return
+        except OSError as error:
+            self.log.debug("The client is gone: %s", error)
+        self.submit(self.probes if self.probe.match(line) else self.tpool, self.handle, conn, line)
+
+    def await_data(self, conn):
+        """Look at a new connection again when there is something to read, and occupy no thread until then."""
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def submit(self, threads, task, conn, line=b""):
+        """Let a thread do something with a connection, and keep an eye on it."""
+        future = threads.submit(task, conn)
+        self.in_hand[conn] = time.monotonic(), future, bool(self.transfer.match(line))
+        future.add_done_callback(
+            lambda done: done.cancelled() or self.method_queue.defer(self.finish_request, conn, done)
+        )
+
+    def finish_request(self, conn, fs):
+        """Let go of a connection that a thread has done with."""
+        self.in_hand.pop(conn, None)
+        super().finish_request(conn, fs)
+
+    def wait_for_and_dispatch_events(self, timeout):
+        """Wait for events, and look after the requests in hand in between."""
+        super().wait_for_and_dispatch_events(min(timeout, self.tick))
+        now = time.monotonic()
+        for conn, (since, future, transfer) in list(self.in_hand.items()):
+            seconds = now - since
+            if seconds > self.queue_seconds and future.cancel():
+                self.submit(self.probes, self.refuse, conn)
+            elif seconds > (self.transfer_seconds if transfer else self.request_seconds):
+                self.shut(conn, socket.SHUT_RDWR)
+            elif seconds > self.read_seconds and not transfer:
+                # The answer, a 408 perhaps, can still be written.
+                self.shut(conn, socket.SHUT_RD)
+
+    def shut(self, conn, direction):
+        """End a connection while a thread may wait for it."""
+        try:
+            conn.sock.shutdown(direction)
+        except OSError as error:
+            self.log.debug("The client is gone: %s", error)
+
+    def refuse(self, conn):
+        """Tell a client that all threads are busy."""
+        conn.sock.settimeout(self.tick)
+        try:
+            # Else the connection would be reset, and the answer with it.
+            conn.sock.recv(1024 * 1024)
+        except OSError as error:
+            self.log.debug("The client is gone, or has sent nothing more: %s", error)
+        self.answer(conn.sock, conn.client, 503, "Service Unavailable", "The service is busy at the moment.")
+
+    def _cap_keepalive(self, deadline):
+        """Let a stopping worker wait no longer for a request on a new connection than on one that is kept alive."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
 
     def handle_error(self, req, client, addr, exc):
         """Refuse what is not HTTP, or not within the limits."""
@@ -35,13 +130,18 @@ class Worker(ThreadWorker):
         elif not isinstance(exc, ParseException):
             status, reason = 500, "Internal Server Error"
             self.log.error("Error handling a request", exc_info=exc)
+        self.answer(client, addr, status, reason, f"{reason}.")
+
+    def answer(self, client, addr, status, reason, message):
+        """Write the one error body, without a request to answer."""
         request_id = uuid.uuid4().hex
-        body = orjson.dumps(error_body(status, f"{reason}.", reason.lower().replace(" ", "_"), request_id)) + b"\n"
+        body = orjson.dumps(error_body(status, message, reason.lower().replace(" ", "_"), request_id)) + b"\n"
         fields = {
             "Connection": "close",
             "Content-Type": "application/json",
             "Content-Length": len(body),
             "X-Request-ID": request_id,
+            **({"Retry-After": 1} if status == 503 else {}),
             **fixed_headers(settings),
         }
         lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
@@ -74,7 +174,8 @@ bind = f"0.0.0.0:{settings['PORT']}"
 workers = settings["WEB_CONCURRENCY"]
 threads = settings["WEB_THREADS"]
 
-# A request ends within 30 s, and a stopping worker finishes what it has within 25 s: Heroku kills after 30.
+# A worker whose main thread is silent for 30 s is killed; each request has its own limits, in Worker. One that stops
+# finishes what it has within 25 s: Heroku kills after 30.
 timeout = 30
 graceful_timeout = 25
 # Longer than the 90 s for which Heroku's router keeps its connections: it must be the one who closes.

@@ -33,6 +33,7 @@ MESSAGES = {
     403: "This is not allowed.",
     404: "There is nothing at this address.",
     405: "This method is not allowed here.",
+    408: "The body did not arrive in time.",
     411: "The request must announce the length of its body in Content-Length.",
     413: "The body is too large.",
     415: "The body must be JSON, with the Content-Type application/json.",

@@ -298,13 +298,16 @@ def no_constant(name: str) -> None:
 def json_object() -> dict[str, Any]:
     """Return the request's body, a JSON object.
 
-    Raises InvalidPayload, or aborts with 411 for a body of unannounced length, 413 for one over the limit, which is
-    not read, and 415 for one that is not JSON by its Content-Type.
+    Raises InvalidPayload, or aborts with 408 for a body that did not arrive whole, 411 for one of unannounced length,
+    413 for one over the limit, which is not read, and 415 for one that is not JSON by its Content-Type.
     """
     if "Transfer-Encoding" in request.headers:
         # The server would end such a body at the limit without a word, and its first part may be valid JSON.
         abort(411)
     body = request.get_data(cache=False)
+    if len(body) < (request.content_length or 0):
+        # The server ends one that does not arrive, and says nothing.
+        abort(408)
     if not body:
         raise InvalidPayload(fault("Is required.", "missing", "body"))
     if not request.is_json:

@@ -199,8 +199,8 @@ def closed_gunicorn(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def served(database_url: str, log_file: Path, **variables: str) -> Iterator[str]:
-    """Serve with gunicorn, 2 workers of 4 threads, ProductionConfig; yield the URL."""
+def served(database_url: str, log_file: Path, *options: str, **variables: str) -> Iterator[str]:
+    """Serve with gunicorn and these options of its own, 2 workers of 4 threads, ProductionConfig; yield the URL."""
     port = free_port()
     environment = {
         **os.environ,
@@ -213,7 +213,7 @@ def served(database_url: str, log_file: Path, **variables: str) -> Iterator[str]
         "AUTH_REQUIRED": "",
         **variables,
     }
-    command = [sys.executable, "-m", "gunicorn", "manage:app"]
+    command = [sys.executable, "-m", "gunicorn", *options, "manage:app"]
     with (
         open(log_file, "wb") as log,
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server,

@@ -1,0 +1,110 @@
+"""gunicorn with slow clients and a slow database: nobody waits for ever, and whoever looks after it is answered."""
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+
+from project.tests.conftest import execute, served
+from project.tests.test_gunicorn import JSON, request, send
+
+#: The configuration of a deployment, with little patience.
+CONFIGURATION = """
+from runpy import run_path
+
+globals().update(run_path("gunicorn.conf.py"))
+worker_class.queue_seconds, worker_class.read_seconds, worker_class.request_seconds = 0.5, 1, 10
+"""
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+THREADS = 8
+AWAY = "The database is not available at the moment."
+BUSY = "The service is busy at the moment."
+
+
+@pytest.fixture
+def url(open_database: str, tmp_path: Path) -> Iterator[str]:
+    """The service with little patience; yields its URL."""
+    configuration = tmp_path / "gunicorn.conf.py"
+    configuration.write_text(CONFIGURATION)
+    with served(open_database, tmp_path / "log", f"--config={configuration}", AUTH_REQUIRED="false") as url:
+        yield url
+
+
+def open_socket(url: str) -> socket.socket:
+    """Return a connection to the service."""
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=20)
+
+
+def drip(url: str, message: bytes) -> bytes:
+    """Send the beginning of a request and then a byte now and then, until the service has answered or closed."""
+    with open_socket(url) as client:
+        client.sendall(message)
+        client.settimeout(0.1)
+        answer = b""
+        while True:
+            try:
+                client.sendall(b" ")
+                chunk = client.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return answer
+            if not chunk:
+                return answer
+            answer += chunk
+
+
+def test_body_that_drips_is_a_408(url: str) -> None:
+    answer = drip(url, request("POST", "/users", {**JSON, "Content-Length": "1000"}, '{"username": "ada"'))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["code"] == "request_timeout"
+
+
+def test_headers_that_drip_end_the_connection(url: str) -> None:
+    assert drip(url, b"GET /users HTTP/1.1\r\nX-Slow: ") == b""
+    assert send(url, request("GET", "/ping"))[0] == 200
+
+
+def test_silent_connections_occupy_no_thread(url: str) -> None:
+    silent = [open_socket(url) for _ in range(4 * THREADS)]
+
+    assert send(url, request("GET", "/users"))[0] == 200
+    for client in silent:
+        client.sendall(request("GET", "/users"))
+        assert client.recv(12) == b"HTTP/1.1 200"
+        client.close()
+
+
+def test_busy_service_answers_whoever_looks_after_it_and_refuses_the_rest(url: str, open_database: str) -> None:
+    said: Counter[tuple[int, str]] = Counter()
+
+    def ask() -> None:
+        status, headers, body = send(url, request("GET", "/users"))
+        said[status, json.loads(body)["message"]] += 1
+        assert headers["retry-after"] == "1"
+
+    with closing(psycopg2.connect(open_database)) as blocker, ThreadPoolExecutor(3 * THREADS) as clients:
+        blocker.cursor().execute("LOCK TABLE users")
+        asked = [clients.submit(ask) for _ in range(3 * THREADS)]
+        while execute(open_database, WAITING) < [(THREADS // 2,)]:
+            time.sleep(0.02)
+        assert send(url, request("GET", "/ping"))[0] == 200
+        # The database lets them wait for 2 s.
+        assert (503, AWAY) not in said
+        for one in asked:
+            one.result()
+
+    assert set(said) == {(503, AWAY), (503, BUSY)}
+    assert said[503, AWAY] <= THREADS
+    assert send(url, request("GET", "/users"))[0] == 200
