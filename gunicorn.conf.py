@@ -12,10 +12,11 @@ from functools import partial
 
 import orjson
 from flask import Config
-from gunicorn import util
+from gunicorn import glogging, util
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from project import logs, metrics
 from project.api.errors import error_body
 from project.api.headers import fixed_headers
 from project.config import APP_SETTINGS, complete
@@ -24,6 +25,18 @@ settings = Config(os.getcwd())
 settings.from_object(APP_SETTINGS)
 # Here, and not only in the workers: one that ends at its start is started again and again.
 complete(settings)
+logs.start(settings)
+# Before the workers start, which write their figures there.
+metrics.share()
+
+
+class Logger(glogging.Logger):
+    """gunicorn's own log, in lines of ours. The application writes a line for each request by itself."""
+
+    def setup(self, cfg):
+        """Take the level from gunicorn, and nothing else."""
+        super().setup(cfg)
+        self.error_log.handlers = [logs.LOG]
 
 
 class Worker(ThreadWorker):
@@ -145,7 +158,8 @@ class Worker(ThreadWorker):
             **fixed_headers(settings),
         }
         lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-        self.log.info("Refused a request from %s: %s %s", (addr or ["-"])[0], status, request_id)
+        refused = {"request_id": request_id, "method": "unknown", "route": "unknown", "status": status}
+        self.log.info("refused before it became a request", extra={"members": refused})
         try:
             util.write(client, "\r\n".join(lines).encode() + body)
         except OSError as error:
@@ -190,6 +204,4 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 control_socket_disable = True
 
 loglevel = settings["LOG_LEVEL"]
-accesslog = "-"
-# The path without its query, in which there may be an email address.
-access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(D)sus %({x-request-id}o)s'
+logger_class = Logger

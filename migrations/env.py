@@ -1,7 +1,6 @@
 """How Alembic runs the migrations of this service."""
 
 import time
-from logging.config import fileConfig
 from typing import Any
 
 from alembic import context
@@ -11,9 +10,6 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
 from project.extensions import SCHEMA_LOCK, db
-
-if context.config.config_file_name:
-    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
 
 def is_comparable(item: Any, name: str | None, kind: str, reflected: bool, compared_to: Any) -> bool:

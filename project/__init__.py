@@ -1,11 +1,15 @@
 """The users service."""
 
+from importlib import import_module
+
 from flask import Flask
 from sqlalchemy import event
 
-from project import admin, cli, database
-from project.api import auth, errors, headers
+from project import admin, cli, database, logs, metrics
+from project.api import auth, errors, headers, health, watch
 from project.api.docs import docs_blueprint
+from project.api.health import health_blueprint
+from project.api.metrics import metrics_blueprint
 from project.api.openapi import openapi_blueprint
 from project.api.ping import ping_blueprint
 from project.api.root import root_blueprint
@@ -24,17 +28,26 @@ def create_app(config: str | type | None = None) -> Flask:
     # A path is what it says: /users//1 is not /users/1, and no answer is a redirect.
     app.url_map.merge_slashes = False
 
+    logs.init_app(app)
     db.init_app(app)
     migrate.init_app(app, db)
-    if postgres := app.config["EMBEDDED_POSTGRES"]:
-        with app.app_context():
+    with app.app_context():
+        metrics.init_app(app, db.engine)
+        health.init_app(app, db.engine)
+        if postgres := app.config["EMBEDDED_POSTGRES"]:
             event.listen(db.engine, "do_connect", lambda *connection: postgres.start())
-    database.init_app(app)
+        database.guard(db.engine)
+    if app.config["OTEL_EXPORTER_OTLP_ENDPOINT"]:
+        # Not imported at the top: nobody else is to pay for its many modules, in memory and in time.
+        import_module("project.tracing").init_app(app)
 
+    watch.init_app(app)
     errors.init_app(app)
     headers.init_app(app)
     auth.init_app(app)
     app.register_blueprint(ping_blueprint)
+    app.register_blueprint(health_blueprint)
+    app.register_blueprint(metrics_blueprint)
     app.register_blueprint(users_blueprint)
     app.register_blueprint(root_blueprint)
     app.register_blueprint(openapi_blueprint)

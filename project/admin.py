@@ -34,6 +34,7 @@ from project.api.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
 from project.api.models import PREFIX, THIS_SECOND, AccessToken, User
 from project.api.schemas import InvalidPayload, UserIn, validated
 from project.extensions import db
+from project.metrics import metrics
 
 #: What a person's token must allow.
 SCOPE = "admin"
@@ -295,7 +296,10 @@ class UserTable(Table):
         """Add a user, or tell the form why not."""
         user = User(**form.user.members())
         db.session.add(user)
-        return user if self.commit(form) else False
+        if not self.commit(form):
+            return False
+        metrics().users_created.inc()
+        return user
 
     def update_model(self, form: UserForm, model: Any) -> bool:
         """Write a user in one statement, or tell the form why not."""

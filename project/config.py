@@ -149,6 +149,9 @@ class BaseConfig:
     WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), 1, 256)
     WEB_THREADS = env_int("WEB_THREADS", 4, 1, 256)
     LOG_LEVEL = env_choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error", "critical"))
+    LOG_FORMAT = env_choice("LOG_FORMAT", "console", ("json", "console"))
+    # Where the collector of traces is; the SDK reads its other variables, such as OTEL_SERVICE_NAME, by itself.
+    OTEL_EXPORTER_OTLP_ENDPOINT = env_url("OTEL_EXPORTER_OTLP_ENDPOINT", "", "http://", "https://")
 
     SECRET_KEY: str | None = os.environ.get("SECRET_KEY") or KNOWN_SECRET_KEY
 
@@ -225,6 +228,7 @@ class ProductionConfig(BaseConfig):
 
     ENVIRONMENT = "production"
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", True)
+    LOG_FORMAT = env_choice("LOG_FORMAT", "json", ("json", "console"))
     HSTS = "max-age=31536000"
     SESSION_COOKIE_SECURE = True
     EMBEDDED_POSTGRES = None
@@ -253,5 +257,7 @@ def complete(config: MutableMapping[str, Any]) -> None:
         config["SECRET_KEY"] = None
     if config["AUTH_ISSUER"] and not config["AUTH_AUDIENCE"]:
         raise ConfigError("AUTH_AUDIENCE must be set where AUTH_ISSUER is.")
+    # A server of several processes sets it for those that it starts, which is after the classes above were made.
+    config["PROMETHEUS_MULTIPROC_DIR"] = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     # Every instance must take the others' cursors, and the database is what they all know.
     config["CURSOR_KEY"] = config["SECRET_KEY"] or config["SQLALCHEMY_DATABASE_URI"].render_as_string(False)

@@ -12,14 +12,12 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg2
-from flask import Flask, g, has_request_context
+from flask import g, has_request_context
 from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from project.extensions import db
 
 #: How long a request may connect and hold connections, all of them together, in seconds: longer than a statement may
 #: take, so that the database ends it if it can, and shorter than the 6 s within which every call is answered.
@@ -155,9 +153,3 @@ def guard(engine: Engine) -> None:
     event.listen(engine, "close", given_back)
     event.listen(engine, "checkin", given_back)
     event.listen(engine, "handle_error", drop_read_only)
-
-
-def init_app(app: Flask) -> None:
-    """Hold the application's engine to the limits."""
-    with app.app_context():
-        guard(db.engine)

@@ -60,11 +60,37 @@ class Pong(TypedDict):
     message: Literal["pong!"]
 
 
+DatabaseState = Literal["up", "down", "read-only", "behind"]
+
+
+class Healthy(TypedDict):
+    """That the service can do its work. More members may follow."""
+
+    status: Success
+    environment: Annotated[str, Field(examples=["production"])]
+    testing: bool
+    database: Literal["up"]
+    version: Annotated[str, Field(examples=["0.1.0"])]
+
+
+class Unhealthy(Error):
+    """Why the service cannot do its work: an error, with what is told of a healthy service."""
+
+    environment: Annotated[str, Field(examples=["production"])]
+    testing: bool
+    database: Annotated[
+        Literal["down", "read-only", "behind"],
+        Field(description="`down` if it does not answer, `behind` if its migrations have not run."),
+    ]
+    version: Annotated[str, Field(examples=["0.1.0"])]
+
+
 class Links(TypedDict):
     """Where to go on."""
 
     users: Literal["/users"]
     ping: Literal["/ping"]
+    health: Literal["/health"]
     docs: Literal["/docs"]
     openapi: Literal["/openapi.json"]
 
@@ -180,6 +206,22 @@ ListingHeaders = TypedDict(
         ],
     },
 )
+RetryHeaders = TypedDict(
+    "RetryHeaders",
+    {
+        "Retry-After": Annotated[
+            str,
+            WithJsonSchema(
+                {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "After how many seconds to try again.",
+                    "examples": [1],
+                }
+            ),
+        ]
+    },
+)
 Vary = Annotated[str, Field(description="What the answer depends on.", examples=["Accept"])]
 WelcomeHeaders = TypedDict("WelcomeHeaders", {"Vary": Vary})
 ToDocsHeaders = TypedDict(
@@ -203,5 +245,6 @@ PageHeaders = TypedDict(
 
 #: The OpenAPI document.
 Document = Annotated[dict[str, Any], Field(description="An OpenAPI 3.1 document.")]
+Figures = Annotated[Response, Served(("text/plain",), NoHeaders)]
 Page = Annotated[Response, Served(("text/html",), PageHeaders)]
 File = Annotated[Response, Served(("text/css", "text/javascript", "image/png"), FileHeaders)]

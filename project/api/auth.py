@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
@@ -13,6 +13,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 from project.api import limits
 from project.api.issuer import Issuer, scopes
 from project.api.models import PREFIX, THIS_SECOND, AccessToken
+from project.logs import one_line
 from project.statements import Statement
 
 #: Open to everybody, whatever the configuration says.
@@ -159,7 +160,7 @@ def note_use(token_id: int) -> None:
     try:
         NOTE_USE.rows(key=token_id)
     except DBAPIError as error:
-        current_app.logger.info("last use of a token not noted: %s", str(error).partition("\n")[0])
+        current_app.logger.info("last use of a token not noted: %s", one_line(error))
 
 
 def is_admin_page(path: str) -> bool:
@@ -199,7 +200,7 @@ def check() -> None:
     config = current_app.config
     required = config["AUTH_REQUIRED"] and not is_open(request.path, config["OPEN_PATHS"])
     # A token that is not needed is not looked up: /ping answers without the database.
-    grant = bearer() if required else None
+    grant = g.grant = bearer() if required else None
     limits.spend(grant and grant.name)
     if not required:
         return

@@ -16,6 +16,7 @@ from sqlalchemy.exc import (
     InternalError,
     OperationalError,
     ProgrammingError,
+    SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
@@ -23,6 +24,8 @@ from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavai
 from project.api.answers import Error, Fault
 from project.api.models import USERS_EMAIL_KEY
 from project.api.schemas import InvalidInput
+from project.logs import one_line
+from project.metrics import metrics
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -126,9 +129,15 @@ def integrity_error(error: IntegrityError) -> Response:
     raise error
 
 
+def kind(error: Exception) -> str:
+    """Return what a failure of the database is called: psycopg2's or SQLAlchemy's name for it."""
+    return type(getattr(error, "orig", None) or error).__name__
+
+
 def database_error(error: Exception) -> Response:
     """Answer for a database that is away, busy or full."""
-    current_app.logger.warning("database: %s", str(error).partition("\n")[0])
+    metrics().db_errors.labels(kind(error)).inc()
+    current_app.logger.warning("database: %s", one_line(error))
     return http_error(ServiceUnavailable(retry_after=1))
 
 
@@ -139,6 +148,13 @@ def odd_database_error(error: DBAPIError) -> Response:
     elif not error.connection_invalidated:
         raise error
     return database_error(error)
+
+
+def log_exception(error: Any) -> None:
+    """Log what nobody has foreseen; Flask's own words for it have the path in them."""
+    if isinstance(error[1], SQLAlchemyError):
+        metrics().db_errors.labels(kind(error[1])).inc()
+    current_app.logger.error("unhandled exception", exc_info=error)
 
 
 def choose_request_id() -> None:
@@ -155,6 +171,7 @@ def send_request_id(response: Response) -> Response:
 
 def init_app(app: Flask) -> None:
     """Give the application its error handlers and its request ids."""
+    setattr(app, "log_exception", log_exception)
     app.before_request(choose_request_id)
     app.after_request(send_request_id)
     app.register_error_handler(HTTPException, http_error)

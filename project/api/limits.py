@@ -13,6 +13,8 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from werkzeug.exceptions import TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from project.logs import one_line
+
 #: Never refused: whoever looks after the service asks for these.
 UNLIMITED_PATHS = ("/ping", "/health")
 #: For Redis, in seconds: a request must not wait for its counting.
@@ -43,7 +45,7 @@ class Rates:
             until = [self.counter.get_window_stats(rate, caller).reset_time for rate in used_up]
         except StorageError as error:
             # Without the counts the service still has its other limits; refusing everybody would help nobody.
-            current_app.logger.warning("rates: %s", str(error).partition("\n")[0])
+            current_app.logger.warning("rates: %s", one_line(error))
             return
         if until:
             raise TooManyRequests(retry_after=max(1, math.ceil(max(until) - time.time())))

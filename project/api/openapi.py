@@ -38,7 +38,12 @@ A user has a name, which others may share, and an email address, which nobody el
 
 #: What a method does with the one thing that a path names, in the order in which the document lists the methods.
 VERBS = {"GET": "get", "POST": "create", "PUT": "replace", "PATCH": "update", "DELETE": "delete"}
-DONE = {200: "It is as it was asked for.", 201: "It is there now.", 302: "A browser goes on elsewhere."}
+DONE = {
+    200: "It is as it was asked for.",
+    201: "It is there now.",
+    302: "A browser goes on elsewhere.",
+    503: "It cannot be done now.",
+}
 
 REQUEST_ID = "6a4f0c9e8b1d4f7e9a3c5b2d1e0f8a7b"
 ETAG = '"4711"'
@@ -172,6 +177,9 @@ class Builder:
         responses[400] = self.failure(bad_requests)
         for error in errors:
             status, message, code = in_our_words(error)
+            if status in responses:
+                # The method's signature says more of it.
+                continue
             responses[status] = self.failure({code: error_body(status, message, code, REQUEST_ID)})
         operation = {
             "operationId": operation_id(path, method, resource),

@@ -25,6 +25,7 @@ from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USER_SHOWN, USERNAME_F
 from project.api.paging import Listing, next_link
 from project.api.schemas import Id, UserChanges, UserIn, UserQuery, body, query
 from project.api.versions import etag, expected_versions
+from project.metrics import metrics
 from project.statements import Row, Statement
 
 users_blueprint = Blueprint("users", __name__)
@@ -90,6 +91,7 @@ class UserList(Resource):
     def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewUserHeaders]:
         """Add a user."""
         user, version = shown(*ADD.rows(username=payload.username, email=payload.email, active=payload.active))
+        metrics().users_created.inc()
         answer: UserWritten = {"status": "success", "message": f"{user['email']} was added!", "data": user}
         return answer, 201, {"Location": f"/users/{user['id']}", **etag(version)}
 

@@ -28,6 +28,7 @@ def test_program_gets_json(client: FlaskClient, accept: str | None) -> None:
     assert response.get_json()["links"] == {
         "users": "/users",
         "ping": "/ping",
+        "health": "/health",
         "docs": "/docs",
         "openapi": "/openapi.json",
     }

@@ -88,6 +88,7 @@ def test_document_of_a_closed_service_names_the_scope_of_each_call() -> None:
     assert asked[("get", "/")] == [{"bearer": []}]
     assert {path for (_, path), scopes in asked.items() if scopes is None} == {
         "/ping",
+        "/health",
         "/docs",
         "/docs/{name}",
         "/openapi.json",
@@ -96,7 +97,7 @@ def test_document_of_a_closed_service_names_the_scope_of_each_call() -> None:
         refused = {status: described["responses"].get(status) for status in ("401", "403", "429")}
         assert bool(refused["401"]) == ("security" in described)
         assert bool(refused["403"]) == any(described.get("security", [{}])[0].values())
-        assert bool(refused["429"]) == (path != "/ping")
+        assert bool(refused["429"]) == (path not in ("/ping", "/health"))
         for status, header in (("401", "WWW-Authenticate"), ("403", "WWW-Authenticate"), ("429", "Retry-After")):
             assert not refused[status] or header in refused[status]["headers"]
 
@@ -201,6 +202,8 @@ def test_answers_are_as_described(client: FlaskClient, make_user: MakeUser, docu
     browser = {"Accept": "text/html"}
     calls: list[tuple[str, str, str, dict[str, Any], int]] = [
         ("get", "/ping", "/ping", {}, 200),
+        ("get", "/health", "/health", {}, 200),
+        ("get", "/metrics", "/metrics", {}, 200),
         ("get", "/", "/", {}, 200),
         ("get", "/", "/", {"headers": browser}, 302),
         ("get", "/openapi.json", "/openapi.json", {}, 200),

@@ -1,0 +1,187 @@
+"""Whether the service can do its work."""
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from logging import getLogger
+from os import dup
+from threading import Lock, Thread
+from typing import Any, Literal
+
+import psycopg2
+from alembic.script import ScriptDirectory
+from flask import Blueprint, Flask, current_app, g
+from flask_restful import Resource
+from sqlalchemy import Engine
+from werkzeug.exceptions import ServiceUnavailable
+
+from project.api.answers import DatabaseState, Healthy, NoHeaders, RetryHeaders, Unhealthy
+from project.api.errors import Api, error_body, in_our_words
+from project.extensions import db
+from project.logs import one_line
+from project.postgres import PostgresError
+
+health_blueprint = Blueprint("health", __name__)
+api = Api(health_blueprint)
+log = getLogger(__name__)
+
+#: How long a caller waits, and how long a question may take before its connection is cut, in seconds.
+WAIT, PATIENCE = 1.8, 5
+#: What is told of a database that does not do.
+MESSAGES: dict[DatabaseState, str] = {
+    "down": "The database is not available at the moment.",
+    "read-only": "The database takes no writes at the moment.",
+    "behind": "The tables are not as this version needs them: python manage.py db upgrade brings them up to date.",
+}
+STATE = """
+    SELECT current_setting('transaction_read_only')::boolean,
+           EXISTS (SELECT FROM unnest(%s) AS needed WHERE to_regclass(quote_ident(needed)) IS NULL),
+           to_regclass('alembic_version') IS NOT NULL
+"""
+
+
+class Asker:
+    """Asks the database how it is: one question at a time, whose answer everybody gets who asks meanwhile.
+
+    In a thread of its own, since a frozen server, or a name server that does not answer, keeps whoever waits for it;
+    on a connection of its own, since slow statements may keep all of the pool's.
+    """
+
+    def __init__(self, connect: Callable[[], Any], migrations: str) -> None:
+        self.connect = connect
+        self.migrations = migrations
+        self.older: frozenset[str] | None = None
+        self.connection: Any = None
+        self.lock = Lock()
+        self.question: Future[DatabaseState] | None = None
+        self.asked = 0.0
+
+    def state(self) -> DatabaseState:
+        """Return what the database says, or "down" where it does not say it in time."""
+        with self.lock:
+            if self.question is None or self.question.done():
+                self.question, self.asked = Future(), time.monotonic()
+                Thread(target=self.answer, args=(self.question,), name="health", daemon=True).start()
+            elif self.connection and time.monotonic() > self.asked + PATIENCE:
+                cut(self.connection)
+            question = self.question
+        with suppress(TimeoutError):
+            return question.result(WAIT)
+        return "down"
+
+    def answer(self, question: "Future[DatabaseState]") -> None:
+        """Answer a question."""
+        state: DatabaseState = "down"
+        try:
+            self.connection = self.connection or self.connect()
+            state = self.ask()
+        except (psycopg2.Error, PostgresError) as error:
+            log.warning("health: %s", one_line(error))
+        finally:
+            if state != "up" and self.connection:
+                # By a new one another host may be found, which is up.
+                self.connection.close()
+                self.connection = None
+            question.set_result(state)
+
+    def ask(self) -> DatabaseState:
+        """Ask the database."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(STATE, (list(db.metadata.tables),))
+            read_only, tables_missing, has_versions = cursor.fetchone()
+            if read_only:
+                return "read-only"
+            if tables_missing:
+                return "behind"
+            if has_versions:
+                cursor.execute("SELECT version_num FROM alembic_version")
+                if self.older is None:
+                    self.older = older_versions(self.migrations)
+                if any(version in self.older for (version,) in cursor):
+                    return "behind"
+        return "up"
+
+
+def older_versions(migrations: str) -> frozenset[str]:
+    """Return the versions of the schema before the one that this code needs.
+
+    One that is unknown is newer: while a release starts, the one before it still serves.
+    """
+    scripts = ScriptDirectory(migrations)
+    return frozenset(script.revision for script in scripts.walk_revisions()) - frozenset(scripts.get_heads())
+
+
+def cut(connection: Any) -> None:
+    """End whatever waits for the server at the other end of a connection, which may never say anything again."""
+    # The connection may be gone in this moment.
+    with suppress(OSError, psycopg2.Error), socket.socket(fileno=dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+IsWell = tuple[Healthy, Literal[200], NoHeaders]
+IsNotWell = tuple[Unhealthy, Literal[503], RetryHeaders]
+
+
+class Health(Resource):
+    """The service with its database."""
+
+    def get(self) -> IsWell | IsNotWell:
+        """Say whether the service can do its work.
+
+        Answers within 2 s, whatever the database does. It is for whoever sends requests here, or does not: a service
+        that is not well is to be left alone, and need not be restarted.
+        """
+        config = current_app.config
+        asker: Asker = current_app.extensions["health"]
+        state = asker.state()
+        if state == "up":
+            well: IsWell = (
+                {
+                    "status": "success",
+                    "environment": config["ENVIRONMENT"],
+                    "testing": config["TESTING"],
+                    "database": state,
+                    "version": config["VERSION"],
+                },
+                200,
+                {},
+            )
+            return well
+        status, _, code = in_our_words(ServiceUnavailable())
+        not_well: IsNotWell = (
+            {
+                **error_body(status, MESSAGES[state], code, g.request_id),
+                "environment": config["ENVIRONMENT"],
+                "testing": config["TESTING"],
+                "database": state,
+                "version": config["VERSION"],
+            },
+            503,
+            {"Retry-After": "1"},
+        )
+        return not_well
+
+
+def init_app(app: Flask, engine: Engine) -> None:
+    """Give the application somebody who asks the database of the engine."""
+    embedded, options = app.config["EMBEDDED_POSTGRES"], app.config["SQLALCHEMY_ENGINE_OPTIONS"]
+    arguments = {
+        **engine.dialect.create_connect_args(engine.url)[1],
+        **options.get("connect_args", {}),
+        "connect_timeout": 2,
+        "application_name": "users-health",
+    }
+
+    def connect() -> Any:
+        if embedded:
+            embedded.start()
+        connection = psycopg2.connect(**arguments)
+        connection.autocommit = True
+        return connection
+
+    app.extensions["health"] = Asker(connect, app.extensions["migrate"].directory)
+
+
+api.add_resource(Health, "/health")

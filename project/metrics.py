@@ -1,0 +1,134 @@
+"""The figures for Prometheus, of one process or of all that serve together."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import psutil
+from flask import Flask, current_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, event
+
+#: In seconds. What is slower than 30 is cut off.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The figures of an application."""
+
+    def __init__(self, folder: str | None) -> None:
+        self.folder = folder
+        if folder and values.ValueClass is values.MutexValue:
+            # The library decides at its import, which is before a server has chosen the folder.
+            setattr(values, "ValueClass", values.get_value_class())
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "http_requests", "Requests that were answered.", ("route", "method", "status"), registry=registry
+        )
+        self.duration = Histogram(
+            "http_request_duration_seconds",
+            "How long requests took.",
+            ("route", "method"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "http_requests_in_flight", "Requests in hand.", multiprocess_mode="livesum", registry=registry
+        )
+        self.pool_size = Gauge(
+            "db_pool_size", "Connections that are kept open.", multiprocess_mode="livesum", registry=registry
+        )
+        self.checked_out = Gauge(
+            "db_pool_checked_out", "Connections in use.", multiprocess_mode="livesum", registry=registry
+        )
+        self.pool_wait = Histogram(
+            "db_pool_wait_seconds",
+            "How long callers waited for a connection while all that are kept open were in use.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.db_errors = Counter("db_errors", "Failures of the database, by kind.", ("kind",), registry=registry)
+        self.users_created = Counter("users_created", "Users that were added.", registry=registry)
+        # What labels() finds anew with each call.
+        self.of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        key = route, method, status
+        if key not in self.of_route:
+            self.of_route[key] = self.requests.labels(*key), self.duration.labels(route, method)
+        requests, duration = self.of_route[key]
+        requests.inc()
+        duration.observe(seconds)
+        self.in_flight.dec()
+
+    def text(self) -> bytes:
+        """Return all figures as Prometheus reads them."""
+        if not self.folder:
+            return generate_latest(self.registry)
+        for file in Path(self.folder).glob("gauge_live*.db"):
+            # What a process had in hand is gone with it, however it ended.
+            if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
+                file.unlink(missing_ok=True)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self.folder)
+        return generate_latest(registry)
+
+
+class Pool(QueuePool):
+    """A pool that tells how long callers wait."""
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection."""
+        if not current_app or self.checkedout() < self.size():
+            return super().connect()
+        began = time.perf_counter()
+        try:
+            return super().connect()
+        finally:
+            metrics().pool_wait.observe(time.perf_counter() - began)
+
+
+def metrics() -> Metrics:
+    """Return the figures of the current application."""
+    figures: Metrics = current_app.extensions["metrics"]
+    return figures
+
+
+@cache
+def share() -> str:
+    """Let the processes that this one will start count together; return the folder of what they count.
+
+    It is gone when this process ends.
+    """
+    memory = "/dev/shm"
+    folder = tempfile.mkdtemp(prefix="users-metrics-", dir=memory if os.access(memory, os.W_OK) else None)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    atexit.register(remove, folder, os.getpid())
+    return folder
+
+
+def remove(folder: str, owner: int) -> None:
+    """Remove the folder, but not at the end of a process that was forked from its owner."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def init_app(app: Flask, engine: Engine) -> None:
+    """Give the application its figures, and those of its pool."""
+    figures = app.extensions["metrics"] = Metrics(app.config["PROMETHEUS_MULTIPROC_DIR"])
+
+    def pool() -> QueuePool:
+        # Another one, once the engine was disposed of.
+        return cast(QueuePool, engine.pool)
+
+    # Set and not counted up: a connection that turns out to be broken is checked out and replaced.
+    event.listen(engine, "checkout", lambda *connection: figures.checked_out.set(pool().checkedout()))
+    event.listen(engine, "checkin", lambda *connection: figures.checked_out.set(pool().checkedout() - 1))
+    figures.pool_size.set(pool().size())
