@@ -75,16 +75,27 @@ class Asker:
         """Answer a question."""
         state: DatabaseState = "down"
         try:
-            self.connection = self.connection or self.connect()
-            state = self.ask()
+            if self.connection:
+                # That the server has closed it meanwhile says nothing of a new one.
+                with suppress(psycopg2.Error):
+                    state = self.ask()
+            if state == "down":
+                self.drop()
+                self.connection = self.connect()
+                state = self.ask()
         except (psycopg2.Error, PostgresError) as error:
             log.warning("health: %s", one_line(error))
         finally:
-            if state != "up" and self.connection:
-                # By a new one another host may be found, which is up.
-                self.connection.close()
-                self.connection = None
+            if state != "up":
+                # By a new connection another host may be found, which is up.
+                self.drop()
             question.set_result(state)
+
+    def drop(self) -> None:
+        """Close the connection, if there is one."""
+        if self.connection:
+            self.connection.close()
+            self.connection = None
 
     def ask(self) -> DatabaseState:
         """Ask the database."""
