@@ -5,12 +5,11 @@ from typing import Annotated, Literal, get_args
 
 import flask_swagger_ui
 from flask import Blueprint, send_from_directory
-from flask_restful import Resource
 from pydantic import Field
 
 from project.api.answers import File, Page
 from project.api.auth import ANY, scope
-from project.api.errors import Api
+from project.api.errors import Api, Resource
 
 docs_blueprint = Blueprint("docs", __name__)
 api = Api(docs_blueprint)

@@ -1,8 +1,9 @@
 """The one error body, and every way into it."""
 
+import os
 import re
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import flask_restful
@@ -19,6 +20,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
 from project.api.answers import Error, Fault
@@ -46,6 +48,9 @@ MESSAGES = {
 }
 
 
+#: How WSGI names the headers that make a GET conditional.
+CONDITIONS = frozenset(("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"))
+
 #: The message and the code for whoever wants an address that somebody has.
 EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
 
@@ -57,22 +62,55 @@ class VersionConflict(PreconditionFailed):
     description = "Somebody has written this in between. Get it again, and decide anew."
 
 
+class Resource(flask_restful.Resource):
+    """A noun with a method for each of HTTP's, all of which answer JSON."""
+
+    # It has nothing that one request could leave to the next.
+    init_every_request = False
+
+    def dispatch_request(self, **arguments: Any) -> Any:
+        """Call the method: Flask-RESTful would look for a form of JSON that Accept prefers, where there is but one."""
+        method = request.method.lower()
+        return getattr(self, "get" if method == "head" else method)(**arguments)
+
+
 class Api(flask_restful.Api):
     """An Api that leaves every error to the application's handlers, and JSON to orjson."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.representations = {"application/json": json_response}
 
     def error_router(self, original_handler: Any, e: Exception) -> Any:
         """Pass the error on: Flask-RESTful's own handling bypasses the application's outside of tests."""
         return original_handler(e)
 
+    def output(self, resource: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the view of a Resource, which answers a body, or a body, a status and headers."""
 
-def json_response(data: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
+        @wraps(resource)
+        def view(**arguments: Any) -> Response:
+            answer = resource(**arguments)
+            if isinstance(answer, Response):
+                return answer
+            return json_response(*answer) if isinstance(answer, tuple) else json_response(answer)
+
+        return view
+
+
+class JSONResponse(Response):
+    """A body that is JSON, under headers that are complete and valid as they are."""
+
+    default_mimetype = "application/json"
+
+    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
+        """Return the headers: Werkzeug would copy and check them once more, which costs 20 µs."""
+        return super().get_wsgi_headers(environ) if self.status_code == 304 else self.headers
+
+
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with the data as its JSON body; 304 without one where If-None-Match names its ETag."""
-    response = Response(orjson.dumps(data) + b"\n", status, headers, mimetype="application/json")
-    if "ETag" in response.headers and request.method in ("GET", "HEAD"):
+    body = orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
+    response = JSONResponse(body, status, headers)
+    response.headers.add("Content-Length", str(len(body)))
+    # With neither of them, what there is to do costs 10 µs and changes nothing.
+    if headers and "ETag" in headers and not CONDITIONS.isdisjoint(request.environ):
         response.make_conditional(request)
     return response
 
@@ -159,13 +197,13 @@ def log_exception(error: Any) -> None:
 
 def choose_request_id() -> None:
     """Take the caller's request id where it is sane, make one otherwise."""
-    given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def send_request_id(response: Response) -> Response:
     """Send the request's id with every answer."""
-    response.headers["X-Request-ID"] = g.request_id
+    response.headers.add("X-Request-ID", g.request_id)
     return response
 
 

@@ -40,9 +40,12 @@ def answer_preflight() -> Response | None:
 
 def send_headers(response: Response) -> Response:
     """Send the headers with every answer."""
-    for name, value in fixed_headers(current_app.config).items():
-        response.headers.setdefault(name, value)
-    if current_app.config["CORS_ORIGINS"]:
+    config = current_app.config
+    there = set(map(str.lower, response.headers.keys()))
+    for name, value in fixed_headers(config).items():
+        if name.lower() not in there:
+            response.headers.add(name, value)
+    if config["CORS_ORIGINS"]:
         response.vary.add("Origin")
         if is_from_named_origin():
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import psycopg2
 from alembic.script import ScriptDirectory
 from flask import Blueprint, Flask, current_app, g
-from flask_restful import Resource
 from sqlalchemy import Engine
 from werkzeug.exceptions import ServiceUnavailable
 
 from project.api.answers import DatabaseState, Healthy, NoHeaders, RetryHeaders, Unhealthy
-from project.api.errors import Api, error_body, in_our_words
+from project.api.errors import Api, Resource, error_body, in_our_words
 from project.extensions import db
 from project.logs import one_line
 from project.postgres import PostgresError

@@ -1,12 +1,11 @@
 """The figures of the service, for Prometheus."""
 
 from flask import Blueprint, Response
-from flask_restful import Resource
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from project.api.answers import Figures
 from project.api.auth import ANY, scope
-from project.api.errors import Api
+from project.api.errors import Api, Resource
 from project.metrics import metrics
 
 metrics_blueprint = Blueprint("metrics", __name__)

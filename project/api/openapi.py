@@ -8,7 +8,6 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flask import Blueprint, Flask, current_app
-from flask_restful import Resource
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
@@ -16,7 +15,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, default_exc
 
 from project.api.answers import Document, Error, Fault, NoHeaders, Served
 from project.api.auth import ANY, ScopeNeeded, TokenNeeded, is_open, scope
-from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, VersionConflict, error_body, in_our_words
+from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, Resource, VersionConflict, error_body, in_our_words
 from project.api.limits import UNLIMITED_PATHS
 from project.api.schemas import InvalidPayload, InvalidQuery, fault
 

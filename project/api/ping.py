@@ -1,10 +1,9 @@
 """The sign of life."""
 
 from flask import Blueprint
-from flask_restful import Resource
 
 from project.api.answers import Pong
-from project.api.errors import Api
+from project.api.errors import Api, Resource
 
 ping_blueprint = Blueprint("ping", __name__)
 api = Api(ping_blueprint)

@@ -3,11 +3,10 @@
 from typing import Literal
 
 from flask import Blueprint, current_app, request
-from flask_restful import Resource
 
 from project.api.answers import Message, ToDocsHeaders, Welcome, WelcomeHeaders
 from project.api.auth import ANY, scope
-from project.api.errors import Api
+from project.api.errors import Api, Resource
 
 root_blueprint = Blueprint("root", __name__)
 api = Api(root_blueprint)

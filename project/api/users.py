@@ -4,7 +4,6 @@ import re
 from typing import Any, Literal, NoReturn, cast
 
 from flask import Blueprint, abort
-from flask_restful import Resource
 from sqlalchemy import Text, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -20,7 +19,7 @@ from project.api.answers import (
     VersionHeaders,
 )
 from project.api.auth import scope
-from project.api.errors import Api, VersionConflict
+from project.api.errors import Api, Resource, VersionConflict
 from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USER_SHOWN, USERNAME_FOLDED, USERNAME_ORDER, User
 from project.api.paging import Listing, next_link
 from project.api.schemas import Id, UserChanges, UserIn, UserQuery, body, query

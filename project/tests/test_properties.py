@@ -1,13 +1,19 @@
 """What holds for any input at all."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
+import pytest
+from email_validator import EmailSyntaxError, validate_email
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
 
-# The client's transaction outlives an example; that users of earlier examples are there changes nothing here.
+from project.api.schemas import email_address
+
+# The database is emptied after the last example only; that users of earlier examples are there changes nothing here.
 any_number_of_times = settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -66,3 +72,30 @@ def test_what_is_accepted_comes_back_as_it_was(client: FlaskClient, username: st
     if response.status_code == 201:
         data = client.get(response.headers["Location"]).get_json()["data"]
         assert (data["username"], data["email"]) == (username, email)
+
+
+labels = st.from_regex(r"[a-zA-Z0-9_.+'-]{0,3}(xn--|--|[a-zA-Z0-9ſKé-]{0,66})[a-z0-9-]{0,3}", fullmatch=True)
+addresses = st.builds("{}@{}".format, labels, st.lists(labels, max_size=4).map(".".join))
+
+
+@settings(deadline=None, max_examples=1000)
+@given(address=st.one_of(st.emails(), addresses, emails))
+@example(f"{'a' * 64}@{'b' * 63}.de")
+@example(f"{'a' * 65}@b.de")
+@example(f"a@{'b' * 64}.de")
+@example("a@b.c1")
+@example("a@b.1c")
+@example("a@xn--bcher-kva.de")
+@example("a@xn--b.de")
+@example("a@ab--c.de")
+@example("a@-b.de")
+@example("a@b-.de")
+@example("a.@b.de")
+@example("a@b.de\n")
+def test_cheap_look_at_an_address_has_the_verdict_of_the_library(address: str) -> None:
+    with suppress(PydanticCustomError):
+        email_address(address)
+        validate_email(address, check_deliverability=False)
+        return
+    with pytest.raises(EmailSyntaxError):
+        validate_email(address, check_deliverability=False)
