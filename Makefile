@@ -45,15 +45,30 @@ lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files an
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
 
+PEERS := var/bench-venv
+$(PEERS)/installed: benchmarks/peers/requirements.txt $(INSTALLED)
+	@echo "Installing the peers into $(PEERS): some seconds, once."
+	@$(RUN) -m uv venv --quiet --clear --python $(RUN) $(PEERS)
+	@$(RUN) -m uv pip sync --quiet --require-hashes --compile-bytecode --python $(PEERS)/bin/python $<
+	@touch $@
+
+bench: $(PEERS)/installed  ## Measure the service beside its peers, in 5 minutes: BENCH="--rounds 3 --only granian"
+	@$(RUN) -m benchmarks.compare $(BENCH)
+
+USERS ?= 1000000
+bench-scale: $(INSTALLED)  ## Measure calls while the table grows to USERS=1000000
+	@$(RUN) -m benchmarks.scale --users $(USERS)
+
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
-lock: $(INSTALLED)  ## Lock the newest versions that requirements/*.in allow
+lock: $(INSTALLED)  ## Lock the newest versions that the requirements allow
 	@$(COMPILE) requirements/production.in --output-file requirements/production.txt
 	@$(COMPILE) requirements/testing.in --output-file requirements/testing.txt -c requirements/production.txt
 	@$(COMPILE) requirements/development.in --output-file requirements/development.txt -c requirements/testing.txt
+	@$(COMPILE) benchmarks/peers/requirements.in --output-file benchmarks/peers/requirements.txt
 
 clean:  ## Stop the embedded Postgres and remove what the other commands made, data included
 	@if [ -x $(RUN) ]; then env -u DATABASE_URL -u APP_SETTINGS $(MANAGE) postgres stop; fi
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test fuzz check lint-deploy lock clean
+.PHONY: help install run test fuzz check lint-deploy bench bench-scale lock clean

@@ -6,11 +6,8 @@ look-up of a token that happens once a second is in the figures.
     .venv/bin/python -m benchmarks.tokens
 """
 
-import io
 import statistics
 import time
-from collections.abc import Iterable
-from typing import Any
 
 import click
 import jwt
@@ -18,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from flask import Flask
 from jwt.algorithms import get_default_algorithms
 
-from benchmarks.listing import database
+from benchmarks.in_process import call, database
 from project import db
 from project.api.auth import Tokens
 from project.api.issuer import Issuer
@@ -29,49 +26,11 @@ OPAQUE = "usr_" + "benchmark" * 4
 KINDS = ("no token", "token", "issuer's token")
 
 
-def environment(path: str, token: str) -> dict[str, Any]:
-    """Return a request as a server hands it to the application."""
-    return {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "5001",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": "localhost:5001",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        **({"HTTP_AUTHORIZATION": f"Bearer {token}"} if token else {}),
-    }
-
-
 def microseconds(app: Flask, path: str, token: str, calls: int) -> float:
     """Return the CPU time of one call."""
     app.config["AUTH_REQUIRED"] = bool(token)
-    statuses: set[str] = set()
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        statuses.add(status)
-
-    def call() -> None:
-        answer: Iterable[bytes] = app.wsgi_app(environment(path, token), start_response)
-        b"".join(answer)
-        getattr(answer, "close")()
-
-    call()
-    began = time.process_time()
-    for _ in range(calls):
-        call()
-    spent = time.process_time() - began
-    if statuses != {"200 OK"}:
-        raise click.ClickException(f"{path} answered {statuses}")
-    return spent / calls * 1e6
+    call(app, "GET", path, token=token)
+    return sum(call(app, "GET", path, token=token).cpu for _ in range(calls)) / calls * 1e6
 
 
 def tokens_of(app: Flask) -> dict[str, str]:
@@ -97,7 +56,8 @@ def tokens_of(app: Flask) -> dict[str, str]:
 def main(url: str | None, rounds: int, calls: int) -> None:
     """Print a table of CPU times in microseconds."""
     with database(url) as app:
-        tokens = tokens_of(app)
+        with app.app_context():
+            tokens = tokens_of(app)
         click.echo("| call | " + " | ".join(KINDS) + " | token costs | issuer's token costs |")
         click.echo("| --- " * 6 + "|")
         for path in ("/", "/users/1"):
