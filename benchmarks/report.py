@@ -80,9 +80,11 @@ def text(results: dict[str, Any], verdicts: Sequence[Verdict]) -> str:
     for connections in (8, 64):
         if any(found["connections"] == connections for found in results["measurements"]):
             parts += [f"## At {connections} connections", "Requests a second; p50 / p99 in milliseconds."]
-            rate = cell("requests_per_second", connections, "{:.0f}; ")
-            p50, p99 = cell("p50_ms", connections, "{:.1f} / "), cell("p99_ms", connections, "{:.1f}")
-            parts.append(figures(results, [("", lambda *of: rate(*of) + p50(*of) + p99(*of))]))
+            rate, p50, p99 = (
+                cell(figure, connections, form)
+                for figure, form in (("requests_per_second", "{:.0f}"), ("p50_ms", "{:.1f}"), ("p99_ms", "{:.1f}"))
+            )
+            parts.append(figures(results, [("", lambda *of: f"{rate(*of)}; {p50(*of)} / {p99(*of)}")]))
     parts += ["## Servers", "Median time from the start to the first answer; memory after all of the above."]
     parts.append(
         table(
