@@ -64,8 +64,7 @@ CONTESTANTS = (
     service(
         "granian",
         "this service, granian",
-        f"granian --interface wsgi --port {{port}} --workers {WORKERS} --blocking-threads {THREADS} --access-log"
-        " manage:app",
+        f"granian --interface wsgi --port {{port}} --workers {WORKERS} --blocking-threads {THREADS} manage:app",
     ),
     peer("asyncpg", "FastAPI + asyncpg by hand", f"{UVICORN} fastapi_asyncpg:app"),
     peer("tortoise", "FastAPI + Tortoise", f"{UVICORN} fastapi_tortoise:app"),
