@@ -104,10 +104,21 @@ class Welcome(TypedDict):
     links: Links
 
 
+RowId = Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"}, examples=[1])]
+TakenIn = Annotated[
+    str,
+    Field(
+        description="When the service took it in: whole seconds, UTC.",
+        json_schema_extra={"format": "date-time"},
+        examples=["2026-11-20T12:00:00Z"],
+    ),
+]
+
+
 class UserOut(TypedDict):
     """A user. More members may follow."""
 
-    id: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"}, examples=[1])]
+    id: RowId
     username: Annotated[str, Field(examples=["michael"])]
     email: Annotated[
         str,
@@ -118,14 +129,7 @@ class UserOut(TypedDict):
         ),
     ]
     active: Annotated[bool, Field(examples=[True])]
-    created_date: Annotated[
-        str,
-        Field(
-            description="When the service took the user in: whole seconds, UTC.",
-            json_schema_extra={"format": "date-time"},
-            examples=["2026-11-20T12:00:00Z"],
-        ),
-    ]
+    created_date: TakenIn
 
 
 class UserShown(TypedDict):
@@ -157,6 +161,15 @@ class UserListing(TypedDict):
 
     status: Success
     data: UserPage
+
+
+class NoteOut(TypedDict):
+    """A note. More members may follow."""
+
+    id: RowId
+    title: Annotated[str, Field(examples=["something"])]
+    description: Annotated[str, Field(examples=["something else"])]
+    created_date: TakenIn
 
 
 ETag = Annotated[

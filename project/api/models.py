@@ -20,11 +20,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
-from project.api.answers import UserOut
+from project.api.answers import NoteOut, UserOut
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
+#: The shortest and the longest title and description of a note, in characters.
+NOTE_LENGTHS = (3, 50)
 #: How our own tokens begin, so that a scanner of secrets finds one that was committed.
 PREFIX = "usr_"
 #: What a token may allow.
@@ -41,19 +43,30 @@ def in_utc(moment: InstrumentedAttribute[datetime]) -> Label[str]:
     return func.to_char(func.timezone("UTC", moment), 'YYYY-MM-DD"T"HH24:MI:SS"Z"').label(moment.key)
 
 
-class User(Base):
+def timestamp(moment: datetime) -> str:
+    """Return a moment as the API shows it: whole seconds, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Row(Base):
+    """What the API shows one by one: each has an id and a version."""
+
+    __abstract__ = True
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
+    version: Mapped[str] = mapped_column("xmin", String, system=True, server_default=FetchedValue())
+
+
+class User(Row):
     """A user: a name that others may share and an email address that nobody else has."""
 
     __tablename__ = "users"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     username: Mapped[str] = mapped_column(String(MAX_LENGTH))
     email: Mapped[str] = mapped_column(String(MAX_LENGTH))
     active: Mapped[bool] = mapped_column(server_default=true())
     created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
-
-    # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
-    version: Mapped[str] = mapped_column("xmin", String, system=True, server_default=FetchedValue())
 
     __table_args__ = (
         CheckConstraint("btrim(username) <> ''", name="users_username_not_blank"),
@@ -67,7 +80,7 @@ class User(Base):
             "username": self.username,
             "email": self.email,
             "active": self.active,
-            "created_date": self.created_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created_date": timestamp(self.created_date),
         }
 
 
@@ -89,6 +102,30 @@ Index("users_username_prefix_idx", USERNAME_FOLDED)
 Index("users_email_idx", EMAIL_ORDER, User.id)
 Index("users_created_date_idx", User.created_date, User.id)
 Index("users_active_idx", User.active, User.id)
+
+
+class Note(Row):
+    """A note: a title and a description."""
+
+    __tablename__ = "notes"
+
+    title: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
+    description: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
+    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+
+    __table_args__ = (
+        CheckConstraint("char_length(title) >= 3", name="notes_title_long_enough"),
+        CheckConstraint("char_length(description) >= 3", name="notes_description_long_enough"),
+    )
+
+    def to_json(self) -> NoteOut:
+        """Return the note as the API shows it."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "description": self.description,
+            "created_date": timestamp(self.created_date),
+        }
 
 
 class AccessToken(Base):

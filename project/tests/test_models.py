@@ -7,7 +7,7 @@ from flask import Flask
 from sqlalchemy.exc import DataError, IntegrityError
 
 from project import db
-from project.api.models import User
+from project.api.models import Note, User
 from project.tests.utils import add_user, recreate_db
 
 
@@ -51,6 +51,21 @@ def test_database_refuses_an_address_in_another_case(app: Flask, second: str) ->
         add_user("first", "jürgen@example.de")
         with pytest.raises(IntegrityError, match="users_email_key"):
             add_user("second", second)
+
+
+@pytest.mark.parametrize(
+    ("title", "description", "constraint"),
+    [
+        ("ab", "something else", "notes_title_long_enough"),
+        ("something", "ab", "notes_description_long_enough"),
+        (None, "something else", "title"),
+        ("something", None, "description"),
+    ],
+)
+def test_database_refuses_what_is_no_note(app: Flask, title: str, description: str, constraint: str) -> None:
+    with app.app_context(), pytest.raises(IntegrityError, match=constraint):
+        db.session.add(Note(title=title, description=description))
+        db.session.commit()
 
 
 def test_id_does_not_run_out(app: Flask) -> None:
