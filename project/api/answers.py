@@ -172,6 +172,34 @@ class NoteOut(TypedDict):
     created_date: TakenIn
 
 
+class SummaryOut(TypedDict):
+    """A page of the web and its summary. More members may follow."""
+
+    id: RowId
+    url: Annotated[
+        str,
+        Field(
+            description="The address of the page.",
+            json_schema_extra={"format": "uri"},
+            examples=["https://example.org/article"],
+        ),
+    ]
+    summary: Annotated[
+        str,
+        Field(
+            description="At most five sentences of the page, in their order; empty until it is done.", examples=[""]
+        ),
+    ]
+    created_at: TakenIn
+    state: Annotated[
+        Literal["pending", "done", "failed"],
+        Field(description="`pending` until the page is summarised, then `done`, or `failed` where it cannot be."),
+    ]
+    reason: NotRequired[
+        Annotated[str, Field(description="Why it failed.", examples=["The page has no text to summarise."])]
+    ]
+
+
 ETag = Annotated[
     str,
     Field(

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Index,
     Label,
     LargeBinary,
+    SmallInteger,
     String,
     Text,
     UniqueConstraint,
@@ -20,13 +22,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
-from project.api.answers import NoteOut, UserOut
+from project.api.answers import NoteOut, SummaryOut, UserOut
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
 #: The shortest and the longest title and description of a note, in characters.
 NOTE_LENGTHS = (3, 50)
+#: The longest address of a page that is summarised, in characters.
+MAX_URL_LENGTH = 2083
 #: How our own tokens begin, so that a scanner of secrets finds one that was committed.
 PREFIX = "usr_"
 #: What a token may allow.
@@ -126,6 +130,45 @@ class Note(Row):
             "description": self.description,
             "created_date": timestamp(self.created_date),
         }
+
+
+class Summary(Row):
+    """A page of the web and its summary, which the summarizer writes: pending until then, failed where it cannot.
+
+    Who replaces a summary over HTTP has written it: it is done, and its page is not fetched.
+    """
+
+    __tablename__ = "summaries"
+
+    url: Mapped[str] = mapped_column(String(MAX_URL_LENGTH))
+    summary: Mapped[str] = mapped_column(Text, server_default="")
+    state: Mapped[Literal["pending", "done", "failed"]] = mapped_column(Text, server_default="pending")
+    # Why it failed, as callers are told.
+    reason: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    next_attempt_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'done', 'failed')", name="summaries_state_is_known"),
+        CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="summaries_failed_has_reason"),
+    )
+
+    def to_json(self) -> SummaryOut:
+        """Return the summary as the API shows it."""
+        shown: SummaryOut = {
+            "id": self.id,
+            "url": self.url,
+            "summary": self.summary,
+            "created_at": timestamp(self.created_at),
+            "state": self.state,
+        }
+        if self.reason is not None:
+            shown["reason"] = self.reason
+        return shown
+
+
+Index("summaries_pending_idx", Summary.next_attempt_at, postgresql_where=Summary.state == "pending")
 
 
 class AccessToken(Base):

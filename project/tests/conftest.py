@@ -159,7 +159,7 @@ def open_url(make_database: Callable[[], str]) -> str:
 def open_database(open_url: str) -> Iterator[str]:
     """The URL of a database in which everything is committed, empty before and after."""
     yield open_url
-    execute(open_url, "TRUNCATE users, notes, access_tokens RESTART IDENTITY")
+    execute(open_url, "TRUNCATE users, notes, summaries, access_tokens RESTART IDENTITY")
 
 
 @pytest.fixture

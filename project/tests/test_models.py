@@ -7,7 +7,7 @@ from flask import Flask
 from sqlalchemy.exc import DataError, IntegrityError
 
 from project import db
-from project.api.models import Note, User
+from project.api.models import Note, Summary, User
 from project.tests.utils import add_user, recreate_db
 
 
@@ -66,6 +66,51 @@ def test_database_refuses_what_is_no_note(app: Flask, title: str, description: s
     with app.app_context(), pytest.raises(IntegrityError, match=constraint):
         db.session.add(Note(title=title, description=description))
         db.session.commit()
+
+
+def add_summary(**members: str) -> Summary:
+    """Add a summary to the database of the current application."""
+    summary = Summary(**{"url": "https://example.org/", **members})
+    db.session.add(summary)
+    db.session.commit()
+    return summary
+
+
+def test_new_summary_is_pending_and_empty(app: Flask) -> None:
+    with app.app_context():
+        summary = add_summary()
+
+        shown = summary.to_json()
+
+    created_at = datetime.strptime(shown.pop("created_at"), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert shown == {"id": summary.id, "url": "https://example.org/", "summary": "", "state": "pending"}
+    assert abs(datetime.now(UTC) - created_at) < timedelta(minutes=5)
+
+
+def test_failed_summary_shows_its_reason(app: Flask) -> None:
+    with app.app_context():
+        shown = add_summary(state="failed", reason="The page has no text.").to_json()
+
+    assert (shown["state"], shown["reason"]) == ("failed", "The page has no text.")
+
+
+@pytest.mark.parametrize(
+    ("members", "constraint"),
+    [
+        ({"state": "lost"}, "summaries_state_is_known"),
+        ({"state": "failed"}, "summaries_failed_has_reason"),
+        ({"state": "done", "reason": "None."}, "summaries_failed_has_reason"),
+        ({"url": None}, "url"),
+    ],
+)
+def test_database_refuses_what_is_no_summary(app: Flask, members: dict[str, str], constraint: str) -> None:
+    with app.app_context(), pytest.raises(IntegrityError, match=constraint):
+        add_summary(**members)
+
+
+def test_database_refuses_a_url_that_is_too_long(app: Flask) -> None:
+    with app.app_context(), pytest.raises(DataError, match="too long"):
+        add_summary(url="x" * 2084)
 
 
 def test_id_does_not_run_out(app: Flask) -> None:
