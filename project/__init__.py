@@ -12,9 +12,11 @@ from project.api import auth, errors, headers, health, watch
 from project.api.docs import docs_blueprint
 from project.api.health import health_blueprint
 from project.api.metrics import metrics_blueprint
+from project.api.notes import notes_blueprint
 from project.api.openapi import openapi_blueprint
 from project.api.ping import ping_blueprint
 from project.api.root import root_blueprint
+from project.api.summaries import summaries_blueprint
 from project.api.users import users_blueprint
 from project.config import APP_SETTINGS, complete
 from project.extensions import db, migrate
@@ -59,6 +61,8 @@ def create_app(config: str | type | None = None) -> Flask:
     app.register_blueprint(health_blueprint)
     app.register_blueprint(metrics_blueprint)
     app.register_blueprint(users_blueprint)
+    app.register_blueprint(notes_blueprint)
+    app.register_blueprint(summaries_blueprint)
     app.register_blueprint(root_blueprint)
     app.register_blueprint(openapi_blueprint)
     app.register_blueprint(docs_blueprint)

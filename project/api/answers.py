@@ -172,18 +172,28 @@ class NoteOut(TypedDict):
     created_date: TakenIn
 
 
+PageUrl = Annotated[
+    str,
+    Field(
+        description="The address of the page, as it was written.",
+        json_schema_extra={"format": "iri"},
+        examples=["https://example.org/article"],
+    ),
+]
+
+
+class SummaryAsked(TypedDict):
+    """A page of the web whose summary is still to be made. More members may follow."""
+
+    id: RowId
+    url: PageUrl
+
+
 class SummaryOut(TypedDict):
     """A page of the web and its summary. More members may follow."""
 
     id: RowId
-    url: Annotated[
-        str,
-        Field(
-            description="The address of the page.",
-            json_schema_extra={"format": "uri"},
-            examples=["https://example.org/article"],
-        ),
-    ]
+    url: PageUrl
     summary: Annotated[
         str,
         Field(
@@ -203,7 +213,7 @@ class SummaryOut(TypedDict):
 ETag = Annotated[
     str,
     Field(
-        description="The version of the user, for `If-None-Match` and `If-Match`.",
+        description="The version of what is shown, for `If-None-Match` and `If-Match`.",
         pattern='^"[0-9]+"$',
         examples=['"4711"'],
     ),
@@ -212,26 +222,26 @@ Location = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 
 NoHeaders = TypedDict("NoHeaders", {})
 VersionHeaders = TypedDict("VersionHeaders", {"ETag": ETag})
-NewUserHeaders = TypedDict(
-    "NewUserHeaders",
+NewRowHeaders = TypedDict(
+    "NewRowHeaders",
     {
-        "Location": Annotated[Location, Field(description="The address of the new user.", examples=["/users/1"])],
+        "Location": Annotated[Location, Field(description="The address of what is new.", examples=["/users/1"])],
         "ETag": ETag,
     },
 )
+Link = Annotated[
+    str,
+    Field(
+        description="Where more follows: the next page (RFC 8288).",
+        pattern='^<[^>]+>; rel="next"$',
+        examples=['</users?limit=2&after=WzJd.c2lnbmF0dXJl>; rel="next"'],
+    ),
+]
+NextHeaders = TypedDict("NextHeaders", {"Link": NotRequired[Link]})
 ListingHeaders = TypedDict(
     "ListingHeaders",
     {
-        "Link": NotRequired[
-            Annotated[
-                str,
-                Field(
-                    description="Where more users follow: the next page (RFC 8288).",
-                    pattern='^<[^>]+>; rel="next"$',
-                    examples=['</users?limit=2&after=WzJd.c2lnbmF0dXJl>; rel="next"'],
-                ),
-            ]
-        ],
+        "Link": NotRequired[Link],
         "X-Total-Count": NotRequired[
             Annotated[
                 str,

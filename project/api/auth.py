@@ -22,6 +22,8 @@ OPEN_PATHS = ("/ping", "/health")
 ADMIN = "/admin"
 #: The scope of a call that any token allows.
 ANY = "any"
+#: The scopes of methods that several Resources inherit: reading and writing what the blueprint is named after.
+READ, WRITE = "read", "write"
 #: How long a process trusts what it knows of a token, in seconds: so long may a revoked or expired one pass.
 TRUST = 1
 #: How many tokens a process knows at most; it then forgets them all.
@@ -174,6 +176,11 @@ def is_open(path: str, opened: tuple[str, ...]) -> bool:
     return path in OPEN_PATHS or path in opened or under_opened or is_admin_page(path)
 
 
+def in_full(named: str, noun: str) -> str:
+    """Return a scope with its noun."""
+    return f"{noun}:{named}" if named in (READ, WRITE) else named
+
+
 def scope_of_call() -> str | None:
     """Return the scope that the current call names."""
     endpoint, method = request.endpoint, request.method
@@ -183,7 +190,8 @@ def scope_of_call() -> str | None:
     view: Any = current_app.view_functions[endpoint]
     if resource := getattr(view, "view_class", None):
         view = getattr(resource, "get" if method == "HEAD" else method.lower(), None)
-    return getattr(view, "scope", None)
+    named = getattr(view, "scope", None)
+    return named and in_full(named, str(request.blueprint))
 
 
 def bearer() -> Grant | None:

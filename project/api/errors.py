@@ -151,8 +151,10 @@ def http_error(error: HTTPException) -> Response:
 
 
 def invalid_input(error: InvalidInput) -> Response:
-    """Answer a request that is not what the call takes."""
-    return error_response(400, error.message, error.code, error.detail)
+    """Answer a request that is not what the call takes, with the status that its Resource has for that."""
+    view: Any = current_app.view_functions[str(request.endpoint)]
+    status = getattr(getattr(view, "view_class", view), "invalid_input", 400)
+    return error_response(status, error.message, error.code, error.detail)
 
 
 def is_duplicate_email(error: IntegrityError) -> bool:

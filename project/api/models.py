@@ -132,6 +132,10 @@ class Note(Row):
         }
 
 
+#: The columns of a note as the API shows it; the same as Note.to_json().
+NOTE_SHOWN = (Note.id, Note.title, Note.description, in_utc(Note.created_date))
+
+
 class Summary(Row):
     """A page of the web and its summary, which the summarizer writes: pending until then, failed where it cannot.
 
@@ -167,6 +171,16 @@ class Summary(Row):
             shown["reason"] = self.reason
         return shown
 
+
+#: The columns of a summary as the API shows it; the same as Summary.to_json().
+SUMMARY_SHOWN = (
+    Summary.id,
+    Summary.url,
+    Summary.summary,
+    in_utc(Summary.created_at),
+    Summary.state,
+    Summary.reason,
+)
 
 Index("summaries_pending_idx", Summary.next_attempt_at, postgresql_where=Summary.state == "pending")
 

@@ -11,13 +11,14 @@ from flask import Blueprint, Flask, current_app
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
+from typing_extensions import get_original_bases
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, default_exceptions
 
 from project.api.answers import Document, Error, Fault, NoHeaders, Served
-from project.api.auth import ANY, ScopeNeeded, TokenNeeded, is_open, scope
+from project.api.auth import ANY, ScopeNeeded, TokenNeeded, in_full, is_open, scope
 from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, Resource, VersionConflict, error_body, in_our_words
 from project.api.limits import UNLIMITED_PATHS
-from project.api.schemas import InvalidPayload, InvalidQuery, fault
+from project.api.schemas import InvalidInput, InvalidPath, InvalidPayload, InvalidQuery, fault
 
 openapi_blueprint = Blueprint("openapi", __name__)
 api = Api(openapi_blueprint)
@@ -26,7 +27,8 @@ Json = dict[str, Any]
 Method = Callable[..., Any]
 
 DESCRIPTION = """
-A user has a name, which others may share, and an email address, which nobody else has.
+A user has a name, which others may share, and an email address, which nobody else has. Notes and summaries are
+resources beside them, which answer without an envelope; their paths are good without the closing slash too.
 
 - Every answer has the header `X-Request-ID`.
 - Every error has the body `Error`, also those that no call lists: 404 for an unknown path, 405 with `Allow`, 414 and
@@ -50,6 +52,7 @@ BAD_BODY = [
     fault("Is required.", "missing", "body", "username"),
     fault("Must be a string.", "string_type", "body", "email"),
 ]
+BAD_PATH = [fault("Must be a whole number of 1 or more.", "id", "path", "id")]
 BAD_QUERY = [fault("Must be at most 1000.", "less_than_equal", "query", "limit")]
 
 
@@ -120,24 +123,26 @@ class Builder:
         self.tags: dict[str, str] = {}
         self.paths: Json = {}
         self.config = app.config
-        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        rules = {rule.rule: rule for rule in app.url_map.iter_rules()}
+        for rule in sorted(rules.values(), key=lambda rule: rule.rule):
             resource = getattr(app.view_functions[rule.endpoint], "view_class", None)
-            # The admin pages are for people.
-            if resource is None:
+            # The admin pages are for people, and a path is told in one of its forms.
+            if resource is None or f"{rule.rule}/" in rules:
                 continue
             path = re.sub(r"<(?:[^<>]+:)?(\w+)>", r"{\1}", rule.rule)
             noun = resource.__module__.rpartition(".")[2]
             self.tags[noun] = str(sys.modules[resource.__module__].__doc__).partition("\n")[0]
             self.paths[path] = {
-                method.lower(): {"tags": [noun], **self.operation(path, method, resource)}
+                method.lower(): {"tags": [noun], **self.operation(path, method, resource, noun)}
                 for method in VERBS
                 if method in resource.methods
             }
         for path, operations in self.paths.items():
             if "post" in operations:
-                operations["post"]["responses"]["201"]["links"] = self.links(path)
+                created = operations["post"]["responses"]["201"]
+                created["links"] = self.links(path, created["content"]["application/json"]["schema"])
 
-    def operation(self, path: str, method: str, resource: type[Resource]) -> Json:
+    def operation(self, path: str, method: str, resource: type[Resource], noun: str) -> Json:
         """Return the description of one method of one path."""
         function = getattr(resource, method.lower())
         summary, _, description = cleandoc(function.__doc__).partition("\n")
@@ -145,10 +150,12 @@ class Builder:
         arguments = re.findall(r"{(\w+)}", path)
 
         parameters = [self.path_parameter(function, name) for name in arguments]
-        responses = {status: self.answer(status, *answer) for status, *answer in signature(function)}
+        responses = {status: self.answer(status, *answer) for status, *answer in signature(resource, function)}
         bad_requests = {"bad_request": error_body(*in_our_words(BadRequest()), REQUEST_ID)}
+        invalid_status = getattr(resource, "invalid_input", 400)
+        invalid_inputs: dict[str, Error] = {}
         errors: list[HTTPException] = [default_exceptions[500](), default_exceptions[503]()]
-        scopes = self.scopes(path, function)
+        scopes = self.scopes(path, function, noun)
         if scopes is not None:
             errors += [TokenNeeded(), *map(ScopeNeeded, scopes)]
         if self.config["RATELIMIT"] and path not in UNLIMITED_PATHS:
@@ -156,15 +163,17 @@ class Builder:
         if query:
             members = self.schema(query)["properties"]
             parameters += [{"name": name, "in": "query", **apart(schema)} for name, schema in members.items()]
-            bad_requests[InvalidQuery.code] = invalid(InvalidQuery, BAD_QUERY)
+            invalid_inputs[InvalidQuery.code] = invalid(invalid_status, InvalidQuery, BAD_QUERY)
         if body:
-            bad_requests[InvalidPayload.code] = invalid(InvalidPayload, BAD_BODY)
+            invalid_inputs[InvalidPayload.code] = invalid(invalid_status, InvalidPayload, BAD_BODY)
             errors += [default_exceptions[status]() for status in (411, 413, 415)]
             taken = [EMAIL_EXISTS] if "email" in body.model_fields else []
             bad_requests.update({code: error_body(400, said, code, REQUEST_ID) for said, code in taken})
         if arguments:
-            errors.append(NotFound(getattr(resource, "missing", None)))
-            if any("ETag" in get_type_hints(headers) for _, _, headers in signature(resource.get)):
+            if invalid_status != 400:
+                invalid_inputs[InvalidPath.code] = invalid(invalid_status, InvalidPath, BAD_PATH)
+            errors.append(NotFound(resource.rows.missing if hasattr(resource, "rows") else None))
+            if any("ETag" in get_type_hints(headers) for _, _, headers in signature(resource, resource.get)):
                 # json_response() answers 304 by itself; If-Match is the Resources' duty.
                 if method == "GET":
                     parameters.append({"$ref": "#/components/parameters/If-None-Match"})
@@ -173,7 +182,9 @@ class Builder:
                     parameters.append({"$ref": "#/components/parameters/If-Match"})
                     errors.append(VersionConflict())
 
-        responses[400] = self.failure(bad_requests)
+        failures = {400: bad_requests}
+        failures[invalid_status] = {**failures.get(invalid_status, {}), **invalid_inputs}
+        responses.update({status: self.failure(bodies) for status, bodies in failures.items() if bodies})
         for error in errors:
             status, message, code = in_our_words(error)
             if status in responses:
@@ -194,12 +205,12 @@ class Builder:
             operation["requestBody"] = {"required": True, "content": json_content(self.component(body))}
         return operation
 
-    def scopes(self, path: str, function: Method) -> list[str] | None:
+    def scopes(self, path: str, function: Method, noun: str) -> list[str] | None:
         """Return the scopes that a call needs, or None where it needs no token."""
         if not self.config["AUTH_REQUIRED"] or is_open(path, self.config["OPEN_PATHS"]):
             return None
         named = getattr(function, "scope", ANY)
-        return [] if named == ANY else [named]
+        return [] if named == ANY else [in_full(named, noun)]
 
     def path_parameter(self, function: Method, name: str) -> Json:
         """Return the parameter that an argument of the method stands for."""
@@ -247,23 +258,28 @@ class Builder:
         self.schemas[schema["title"]] = schema
         return {"$ref": f"#/components/schemas/{schema['title']}"}
 
-    def links(self, path: str) -> Json:
-        """Return what can be done with the thing that a POST to the path has made."""
+    def links(self, path: str, answer: Json) -> Json:
+        """Return what can be done with the thing that a POST to the path has made, given the body of its answer."""
+        members = self.schemas[answer["$ref"].rpartition("/")[2]]["properties"]
+        where = "/data/id" if "data" in members else "/id"
         return {
             operation["operationId"]: {
                 "operationId": operation["operationId"],
-                "parameters": {other.rpartition("{")[2].rstrip("}"): "$response.body#/data/id"},
+                "parameters": {other.rpartition("{")[2].rstrip("}/"): f"$response.body#{where}"},
                 "description": operation["summary"],
             }
             for other in self.paths
-            if re.fullmatch(re.escape(path) + r"/{\w+}", other)
+            if re.fullmatch(re.escape(path.rstrip("/")) + r"/{\w+}/?", other)
             for operation in self.paths[other].values()
         }
 
 
-def signature(function: Method) -> Iterator[tuple[int, Any, type]]:
+def signature(resource: type[Resource], function: Method) -> Iterator[tuple[int, Any, type]]:
     """Yield the status, the body and the headers of each answer that the method's signature names."""
     returned = get_type_hints(unwrap(function), include_extras=True)["return"]
+    if getattr(returned, "__parameters__", ()):
+        # What several Resources inherit is written of a type that each of them names, as in RowList[NoteOut].
+        returned = returned[get_args(get_original_bases(resource)[0])]
     for form in get_args(returned) if isinstance(returned, UnionType) else (returned,):
         if get_origin(form) is tuple:
             body, status, headers = get_args(form)
@@ -279,9 +295,9 @@ def operation_id(path: str, method: str, resource: type[Resource]) -> str:
     return VERBS[method] + resource.__name__.removesuffix("List").removesuffix("Detail")
 
 
-def invalid(kind: type[InvalidPayload | InvalidQuery], faults: list[Fault]) -> Error:
-    """Return the body of an error that names members at fault."""
-    return error_body(400, kind.message, kind.code, REQUEST_ID, faults)
+def invalid(status: int, kind: type[InvalidInput], faults: list[Fault]) -> Error:
+    """Return the body of an error that names what is at fault."""
+    return error_body(status, kind.message, kind.code, REQUEST_ID, faults)
 
 
 def apart(schema: Json) -> Json:

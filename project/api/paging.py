@@ -23,12 +23,17 @@ class Listing:
     shown: the columns that make a row's JSON object; what rows are ordered by is among them.
     keys: what they may be ordered by, under the names that a query's sort has; "id" is unique and breaks ties.
     filters: conditions with a bindparam of the name under which a query has its value.
+    sparse: whether to leave out members that are null; where none is, that is time saved.
     """
 
     def __init__(
-        self, shown: Sequence[Column], keys: Mapping[str, Column], filters: Mapping[str, ColumnElement[bool]]
+        self,
+        shown: Sequence[Column],
+        keys: Mapping[str, Column],
+        filters: Mapping[str, ColumnElement[bool]],
+        sparse: bool = False,
     ) -> None:
-        self.shown, self.keys, self.filters = shown, keys, filters
+        self.shown, self.keys, self.filters, self.sparse = shown, keys, filters, sparse
 
     def order(self, sort: str) -> dict[str, Column]:
         """Return the keys by which a sort orders, together unique."""
@@ -51,7 +56,8 @@ class Listing:
         rows = rows.order_by(*(key.desc() if descending else key for key in keys.values()))
         page = rows.limit(bindparam("limit", type_=Integer)).subquery("page")
         # As text: psycopg2 would parse JSON.
-        return Statement(select(func.row_to_json(page.table_valued()).cast(Text)))
+        row = func.row_to_json(page.table_valued())
+        return Statement(select((func.json_strip_nulls(row) if self.sparse else row).cast(Text)))
 
     @cache
     def count_of(self, filters: tuple[str, ...]) -> Statement:
@@ -82,7 +88,7 @@ class Listing:
 
 def cursors(query: PageQuery) -> URLSafeSerializer:
     """Return what signs the cursors of a listing; those of another order or filter have another signature."""
-    listing = f"{type(query).__name__} {query.model_dump_json(exclude={'limit', 'after', 'count'})}"
+    listing = f"{request.endpoint} {query.model_dump_json(exclude={'limit', 'after', 'count'})}"
     return URLSafeSerializer(current_app.config["CURSOR_KEY"], salt=listing)
 
 

@@ -4,17 +4,19 @@ import json
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import email_validator
 from flask import abort, request
 from pydantic import (
     AfterValidator,
+    AnyHttpUrl,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -22,10 +24,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from project.api.answers import Fault
-from project.api.models import MAX_LENGTH
+from project.api.models import MAX_LENGTH, MAX_URL_LENGTH, NOTE_LENGTHS
 
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
+
+HTTP_URL = TypeAdapter(AnyHttpUrl)
+HTTP_URL_PATTERN = r"(?i:https?)://[^\s\\]+"
 
 # Control characters, and the halves of surrogate pairs, which JSON can write though no text holds them.
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -45,7 +50,7 @@ MESSAGES = {
     "string_type": "Must be a string.",
     "string_unicode": "Must be valid Unicode.",
     "string_too_long": "Must have at most {max_length} characters.",
-    "string_too_short": "Must not be empty.",
+    "string_too_short": "Must have {min_length} or more characters.",
     "bool_type": "Must be true or false.",
     "greater_than_equal": "Must be at least {ge}.",
     "less_than_equal": "Must be at most {le}.",
@@ -86,8 +91,14 @@ class InvalidQuery(InvalidInput):
     message, code = "Invalid query parameters.", "invalid_query"
 
 
+class InvalidPath(InvalidInput):
+    """A path that names what cannot be there."""
+
+    message, code = "Invalid path.", "invalid_path"
+
+
 def fault(msg: str, type: str, *loc: str | int) -> Fault:
-    """Return one entry of an error's detail; loc begins with "body" or "query"."""
+    """Return one entry of an error's detail; loc begins with "body", "query" or "path"."""
     return {"loc": list(loc), "msg": msg, "type": type}
 
 
@@ -113,6 +124,19 @@ def email_address(value: str) -> str:
         email_validator.validate_email(value, check_deliverability=False)
     except email_validator.EmailSyntaxError as error:
         raise PydanticCustomError("email", "Is not an email address. {reason}", {"reason": str(error)}) from error
+    return value
+
+
+def http_url(value: str) -> str:
+    """Return the URL as it was written, or refuse what is none of http or https."""
+    try:
+        HTTP_URL.validate_python(value)
+    except ValidationError as invalid:
+        (error,) = invalid.errors()
+        raise PydanticCustomError("url", "Is not a URL. {reason}", {"reason": f"{error['msg']}."}) from None
+    # What parsers forgive, each in its own way, so that one would see another host than the other.
+    if not re.fullmatch(HTTP_URL_PATTERN, value):
+        raise PydanticCustomError("url", "Is not a URL. It has white space or a backslash, or lacks ://.")
     return value
 
 
@@ -145,6 +169,29 @@ Email = Annotated[
         json_schema_extra={"format": "idn-email"},
         examples=["michael@testdriven.io"],
     ),
+]
+NoteText = Annotated[
+    str,
+    StringConstraints(min_length=NOTE_LENGTHS[0], max_length=NOTE_LENGTHS[1]),
+    AfterValidator(printable),
+    Field(description="A text without control characters.", json_schema_extra={**PRINTABLE}),
+]
+Url = Annotated[
+    str,
+    StringConstraints(max_length=MAX_URL_LENGTH, strip_whitespace=True),
+    AfterValidator(printable),
+    AfterValidator(http_url),
+    Field(
+        description="An http or https URL, which is kept as it was written. White space around it is dropped.",
+        json_schema_extra={"format": "iri"},
+        examples=["https://example.org/article"],
+    ),
+]
+SummaryText = Annotated[
+    str,
+    StringConstraints(max_length=10_000),
+    AfterValidator(printable),
+    Field(description="The text; an empty one asks for another.", json_schema_extra={**PRINTABLE}),
 ]
 Active = Annotated[bool, Field(description="Whether the user takes part.")]
 
@@ -205,8 +252,8 @@ class PageQuery(Payload):
         ]
         | None,
         Field(
-            description="Show what comes after: the cursor that `data.next` of the page before holds. It is good for"
-            " the sort and the filters that it came with."
+            description="Show what comes after: the cursor of the page before, from its `Link` or its `data.next`. It"
+            " is good for the listing, the sort and the filters that it came with."
         ),
     ] = None
 
@@ -230,48 +277,50 @@ class UserQuery(PageQuery):
     )
 
 
-#: What a caller may send back but not choose.
-SET_BY_THE_SERVICE = ("id", "created_date")
-
-
-def allow_what_the_service_sets(schema: dict[str, Any]) -> None:
-    """Add the members that are ignored to a payload's JSON schema."""
-    for name in SET_BY_THE_SERVICE:
+def allow_what_the_service_sets(schema: dict[str, Any], payload: type["RowPayload"]) -> None:
+    """Add the members that are ignored to a payload's JSON schema, and leave them out of its example."""
+    for name in payload.set_by_the_service:
         schema["properties"][name] = {"description": "Set by the service; whatever is sent is ignored."}
-    schema["examples"] = [{"username": "michael", "email": "michael@testdriven.io"}]
+    schema["examples"] = [payload.example]
 
 
-def demand_a_change(schema: dict[str, Any]) -> None:
-    """Say in a payload's JSON schema that a member must be there which is not ignored."""
-    allow_what_the_service_sets(schema)
-    schema["not"] = {"propertyNames": {"enum": list(SET_BY_THE_SERVICE)}}
-    schema["examples"] = [{"active": False}]
+class RowPayload(Payload):
+    """What payloads of rows have in common: what GET answers can be sent back, changed or not."""
 
+    model_config = ConfigDict(json_schema_extra=allow_what_the_service_sets)
 
-class UserPayload(Payload):
-    """What every payload of a user has in common."""
+    #: The members that a caller may send back but not choose.
+    set_by_the_service: ClassVar[tuple[str, ...]] = ("id", "created_date")
+    example: ClassVar[dict[str, Any]]
 
     @model_validator(mode="before")
     @classmethod
     def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
         """Drop the members that a caller may send back but not choose."""
-        return {name: value for name, value in members.items() if name not in SET_BY_THE_SERVICE}
+        return {name: value for name, value in members.items() if name not in cls.set_by_the_service}
 
 
-class UserIn(UserPayload):
+def demand_a_change(schema: dict[str, Any], payload: type[RowPayload]) -> None:
+    """Say in a payload's JSON schema that a member must be there which is not ignored."""
+    allow_what_the_service_sets(schema, payload)
+    schema["not"] = {"propertyNames": {"enum": list(payload.set_by_the_service)}}
+
+
+class UserIn(RowPayload):
     """A whole user."""
 
-    model_config = ConfigDict(json_schema_extra=allow_what_the_service_sets)
+    example = {"username": "michael", "email": "michael@testdriven.io"}
 
     username: Username
     email: Email
     active: Active = True
 
 
-class UserChanges(UserPayload):
+class UserChanges(RowPayload):
     """Some members of a user: one at least that is the caller's to choose."""
 
     model_config = ConfigDict(json_schema_extra=demand_a_change)
+    example = {"active": False}
 
     # The defaults make the members optional and are never used: null stays refused, which "| None" would let in.
     username: Username = ""
@@ -284,6 +333,31 @@ class UserChanges(UserPayload):
         if not self.model_fields_set:
             raise PydanticCustomError("empty", "Must have a member to change: username, email or active.")
         return self
+
+
+class NoteIn(RowPayload):
+    """A whole note."""
+
+    example = {"title": "something", "description": "something else"}
+
+    title: NoteText
+    description: NoteText
+
+
+class SummaryWanted(Payload):
+    """A page of the web to summarise."""
+
+    url: Url
+
+
+class SummaryIn(RowPayload):
+    """A whole summary."""
+
+    set_by_the_service = ("id", "created_at", "state", "reason")
+    example = {"url": "https://example.org/article", "summary": "It says what it says."}
+
+    url: Url
+    summary: SummaryText
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 
 from project.api.models import User
 from project.tests.conftest import app_on
+from project.tests.test_notes import BAD_NOTES, NOTE
 from project.tests.test_users import BAD_PAYLOADS, MICHAEL
 
 MakeUser = Callable[..., User]
@@ -50,7 +51,7 @@ def validator(document: dict[str, Any], schema: dict[str, Any]) -> OAS31Validato
     """Return a validator that finds the document's components, and checks formats."""
     whole = Resource.from_contents(document, default_specification=DRAFT202012)
     here = {**schema, "$id": "urn:here"} if "$ref" not in schema else {"$ref": f"urn:whole{schema['$ref']}"}
-    relative = {"$defs": document["components"]["schemas"], **here}
+    relative = {"components": document["components"], **here}
     registry = Registry().with_resources([("urn:whole", whole), ("", whole)])
     return OAS31Validator(relative, registry=registry, format_checker=OAS31Validator.FORMAT_CHECKER)
 
@@ -85,6 +86,8 @@ def test_document_of_a_closed_service_names_the_scope_of_each_call() -> None:
     asked = {call: described.get("security") for call, described in calls.items()}
     assert asked[("get", "/users")] == [{"bearer": ["users:read"]}]
     assert asked[("delete", "/users/{user_id}")] == [{"bearer": ["users:write"]}]
+    assert asked[("get", "/notes/{id}/")] == [{"bearer": ["notes:read"]}]
+    assert asked[("put", "/summaries/{id}/")] == [{"bearer": ["summaries:write"]}]
     assert asked[("get", "/")] == [{"bearer": []}]
     assert {path for (_, path), scopes in asked.items() if scopes is None} == {
         "/ping",
@@ -106,15 +109,17 @@ def test_document_has_the_version_of_the_service(shared_app: Flask, document: di
     assert document["info"]["version"] == shared_app.config["VERSION"]
 
 
-def test_document_names_every_route_and_no_other(shared_app: Flask, document: dict[str, Any]) -> None:
+def test_document_names_every_route_once_and_no_other(shared_app: Flask, document: dict[str, Any]) -> None:
+    both_forms = {rule.rule.rstrip("/") for rule in shared_app.url_map.iter_rules() if rule.rule.endswith("/")} - {""}
     routes = {
         (method.lower(), re.sub(r"<(?:[^<>]+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in shared_app.url_map.iter_rules()
         for method in rule.methods - {"HEAD", "OPTIONS"}
-        if hasattr(shared_app.view_functions[rule.endpoint], "view_class")
+        if hasattr(shared_app.view_functions[rule.endpoint], "view_class") and rule.rule not in both_forms
     }
 
     assert set(operations(document)) == routes
+    assert {("get", "/notes/"), ("delete", "/notes/{id}/"), ("post", "/summaries/")} <= routes
 
 
 def test_operations_have_stable_names(document: dict[str, Any]) -> None:
@@ -128,6 +133,13 @@ def test_operations_have_stable_names(document: dict[str, Any]) -> None:
         "replaceUser": ("put", "/users/{user_id}"),
         "updateUser": ("patch", "/users/{user_id}"),
         "deleteUser": ("delete", "/users/{user_id}"),
+    }
+    assert {name: key for name, key in names.items() if "notes" in key[1]} == {
+        "listNotes": ("get", "/notes/"),
+        "createNote": ("post", "/notes/"),
+        "getNote": ("get", "/notes/{id}/"),
+        "replaceNote": ("put", "/notes/{id}/"),
+        "deleteNote": ("delete", "/notes/{id}/"),
     }
 
 
@@ -146,6 +158,30 @@ def test_new_user_links_to_what_can_be_done_with_it(document: dict[str, Any]) ->
 
     assert set(links) == {"getUser", "replaceUser", "updateUser", "deleteUser"}
     assert all(link["parameters"] == {"user_id": "$response.body#/data/id"} for link in links.values())
+
+
+@pytest.mark.parametrize(("noun", "one"), [("notes", "Note"), ("summaries", "Summary")])
+def test_what_is_new_links_to_what_can_be_done_with_it(document: dict[str, Any], noun: str, one: str) -> None:
+    links = document["paths"][f"/{noun}/"]["post"]["responses"]["201"]["links"]
+
+    assert set(links) == {f"get{one}", f"replace{one}", f"delete{one}"}
+    assert all(link["parameters"] == {"id": "$response.body#/id"} for link in links.values())
+
+
+@pytest.mark.parametrize(("noun", "answer"), [("notes", "NoteOut"), ("summaries", "SummaryOut")])
+def test_what_resources_inherit_is_described_with_their_own_answers(
+    document: dict[str, Any], noun: str, answer: str
+) -> None:
+    calls, schema = document["paths"], {"$ref": f"#/components/schemas/{answer}"}
+    bodies = {
+        (method, path): call["responses"]["200"]["content"]["application/json"]["schema"]
+        for path in (f"/{noun}/", f"/{noun}/{{id}}/")
+        for method, call in calls[path].items()
+        if "200" in call["responses"]
+    }
+
+    assert bodies.pop(("get", f"/{noun}/")) == {"type": "array", "items": schema}
+    assert bodies == {(method, f"/{noun}/{{id}}/"): schema for method in ("get", "put", "delete")}
 
 
 def test_schemas_use_no_word_that_json_schema_does_not_know(document: dict[str, Any]) -> None:
@@ -230,6 +266,18 @@ def test_answers_are_as_described(client: FlaskClient, make_user: MakeUser, docu
         ("patch", "/users/{user_id}", one, {"json": {"id": 1}}, 400),
         ("delete", "/users/{user_id}", one, {}, 200),
         ("delete", "/users/{user_id}", one, {}, 404),
+        ("post", "/notes/", "/notes/", {"json": NOTE}, 201),
+        ("post", "/notes/", "/notes", {"json": {}}, 422),
+        ("get", "/notes/", "/notes", {}, 200),
+        ("get", "/notes/", "/notes/?limit=0", {}, 422),
+        ("get", "/notes/{id}/", "/notes/0/", {}, 422),
+        ("put", "/notes/{id}/", "/notes/999", {"json": NOTE}, 404),
+        ("delete", "/notes/{id}/", "/notes/999", {}, 404),
+        ("post", "/summaries/", "/summaries/", {"json": {"url": "https://b.test"}}, 201),
+        ("post", "/summaries/", "/summaries", {"json": {"url": "b.test"}}, 422),
+        ("get", "/summaries/", "/summaries", {}, 200),
+        ("get", "/summaries/{id}/", "/summaries/x", {}, 422),
+        ("put", "/summaries/{id}/", "/summaries/999", {"json": {"url": "https://b.test", "summary": ""}}, 404),
     ]
 
     for method, path, url, request, status in calls:
@@ -265,6 +313,11 @@ def test_what_is_refused_is_not_valid_by_the_document(
 
     assert client.post("/users", data=payload, content_type="application/json").status_code == 400
     assert not validator(document, schema).is_valid(json.loads(payload))
+
+
+@pytest.mark.parametrize("name", BAD_NOTES)
+def test_note_that_is_refused_is_not_valid_by_the_document(document: dict[str, Any], name: str) -> None:
+    assert not validator(document, document["components"]["schemas"]["NoteIn"]).is_valid(BAD_NOTES[name][0])
 
 
 @pytest.mark.parametrize("username", ["a", " padded ", "x" * 128, "名前", "🦊", "o'; DROP TABLE users; --", "\ufeff"])

@@ -1,0 +1,32 @@
+"""The notes."""
+
+from flask import Blueprint
+
+from project.api.answers import NoteOut
+from project.api.errors import Api
+from project.api.models import NOTE_SHOWN, Note
+from project.api.rows import RowDetail, RowList, Rows
+from project.api.schemas import NoteIn, body
+
+notes_blueprint = Blueprint("notes", __name__)
+api = Api(notes_blueprint)
+
+NOTES: Rows[NoteOut] = Rows(Note, NOTE_SHOWN, members=("title", "description"), missing="Note not found")
+
+
+class NoteList(RowList[NoteOut]):
+    """All notes."""
+
+    rows = NOTES
+    post = body(NoteIn)(RowList.add)
+
+
+class NoteDetail(RowDetail[NoteOut]):
+    """One note."""
+
+    rows = NOTES
+    put = body(NoteIn)(RowDetail.replace)
+
+
+api.add_resource(NoteList, "/notes/", "/notes")
+api.add_resource(NoteDetail, "/notes/<id>/", "/notes/<id>")
