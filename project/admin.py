@@ -1,4 +1,4 @@
-"""The admin pages: users and access tokens for people with a browser, behind a sign-in of their own."""
+"""The admin pages: users, notes, summaries and access tokens for people with a browser, behind their own sign-in."""
 
 import re
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from flask_admin.base import Admin, AdminIndexView, BaseView, expose
 from flask_admin.contrib.sqla.filters import BaseSQLAFilter
 from flask_admin.contrib.sqla.view import ModelView
 from flask_admin.form import SecureForm
-from sqlalchemy import String, delete, update
+from sqlalchemy import String, delete, func, update
 from sqlalchemy.exc import IntegrityError
 from wtforms import BooleanField, HiddenField, StringField
 
 from project.api.auth import ADMIN, Grant, Tokens, is_admin_page
 from project.api.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
-from project.api.models import PREFIX, THIS_SECOND, AccessToken, User
-from project.api.schemas import InvalidPayload, UserIn, validated
+from project.api.models import PREFIX, THIS_SECOND, AccessToken, Note, Row, Summary, User
+from project.api.schemas import InvalidPayload, NoteIn, Payload, SummaryWanted, UserIn, validated
 from project.extensions import db
 from project.metrics import metrics
 
@@ -211,16 +211,20 @@ def rows_chosen(given: Sequence[str]) -> list[int]:
     return [int(row) for row in given if ROW_ID.fullmatch(row)]
 
 
-class ActiveFilter(BaseSQLAFilter):
-    """Whether a user takes part."""
+class ChoiceFilter(BaseSQLAFilter):
+    """One of a few values of a column, each under a key that an address can have and with a word for people."""
+
+    def __init__(self, column: Any, name: str, choices: Sequence[tuple[str, str, Any]]) -> None:
+        super().__init__(column, name, [(key, word) for key, word, _ in choices])
+        self.values = {key: value for key, _, value in choices}
 
     def validate(self, value: str) -> bool:
         """Say whether the filter knows the value."""
-        return value in ("", "0", "1")
+        return not value or value in self.values
 
     def apply(self, query: Any, value: str, alias: Any = None) -> Any:
         """Return the query with the filter."""
-        return query.filter(User.active == (value == "1")) if value else query
+        return query.filter(self.column == self.values[value]) if value else query
 
     def operation(self) -> str:
         """Return what the filter does."""
@@ -228,7 +232,7 @@ class ActiveFilter(BaseSQLAFilter):
 
 
 class SinceFilter(BaseSQLAFilter):
-    """The day, UTC, since which a user is there."""
+    """The day, UTC, since which a row is there."""
 
     data_type = "date"
 
@@ -243,27 +247,26 @@ class SinceFilter(BaseSQLAFilter):
         """Return the query with the filter."""
         if not value:
             return query
-        return query.filter(User.created_date >= datetime.combine(date.fromisoformat(value), datetime.min.time(), UTC))
+        since: Any = self.column
+        return query.filter(since >= datetime.combine(date.fromisoformat(value), datetime.min.time(), UTC))
 
     def operation(self) -> str:
         """Return what the filter does."""
         return "since"
 
 
-class UserForm(SecureForm):
-    """A user, by the rules of the API."""
+class RowForm(SecureForm):
+    """A row, by the rules of the API."""
 
-    username = StringField("Username")
-    email = StringField("Email address", render_kw={"inputmode": "email"})
-    active = BooleanField("Active", default=True)
+    payload: type[Payload]
     version = HiddenField()
 
     def validate(self, extra_validators: Any = None) -> bool:
-        """Say whether the API would take this user, and tell each field what is wrong with it."""
+        """Say whether the API would take this row, and tell each field what is wrong with it."""
         valid = bool(super().validate(extra_validators))
-        members = {name: self[name].data for name in UserIn.model_fields}
+        members = {name: self[name].data for name in self.payload.model_fields}
         try:
-            self.user = validated(UserIn, members, "body", InvalidPayload)
+            self.members = validated(self.payload, members, "body", InvalidPayload).members()
         except InvalidPayload as invalid:
             for fault in invalid.detail:
                 self[str(fault["loc"][1])].errors = [fault["msg"]]
@@ -271,43 +274,38 @@ class UserForm(SecureForm):
         return valid
 
 
-class UserTable(Table):
-    """The users."""
+class RowTable(Table):
+    """A table whose rows people write as callers of the API do."""
 
     can_create = can_edit = can_export = True
-    form = UserForm
-    column_list = column_export_list = ["id", "username", "email", "active", "created_date"]
-    column_sortable_list = column_list
     column_default_sort = "id"
-    column_labels = {"id": "Id", "email": "Email address", "created_date": "Created (UTC)"}
-    column_searchable_list = ("username", "email")
-    column_filters = (
-        ActiveFilter(User.active, "Active", [("1", "yes"), ("0", "no")]),
-        SinceFilter(User.created_date, "Created since"),
-    )
     export_max_rows = MOST_EXPORTED
+    model: type[Row]
+    #: What one row is called.
+    noun: str
 
     def get_export_value(self, model: Any, name: Any) -> str:
         """Return a cell that no spreadsheet runs."""
         value = shown(getattr(model, name))
         return f"'{value}" if value.startswith(RUNS) else value
 
-    def create_model(self, form: UserForm) -> User | bool:
-        """Add a user, or tell the form why not."""
-        user = User(**form.user.members())
-        db.session.add(user)
-        if not self.commit(form):
-            return False
-        metrics().users_created.inc()
-        return user
-
-    def update_model(self, form: UserForm, model: Any) -> bool:
-        """Write a user in one statement, or tell the form why not."""
-        # As text: whatever a browser sends compares with it.
-        mine = (User.id == model.id, User.version.cast(String) == form.version.data)
-        changed = update(User).where(*mine).values(**form.user.members()).execution_options(synchronize_session=False)
+    def create_model(self, form: RowForm) -> Row | bool:
+        """Add a row, or tell the form why not."""
+        row = self.model(**form.members)
+        db.session.add(row)
         try:
-            written = db.session.scalar(changed.returning(User.id))
+            db.session.commit()
+        except IntegrityError as error:
+            return self.refuse(form, error)
+        return row
+
+    def update_model(self, form: RowForm, model: Any) -> bool:
+        """Write a row in one statement, or tell the form why not."""
+        # As text: whatever a browser sends compares with it.
+        mine = (self.model.id == model.id, self.model.version.cast(String) == form.version.data)
+        changed = update(self.model).where(*mine).values(**form.members).execution_options(synchronize_session=False)
+        try:
+            written = db.session.scalar(changed.returning(self.model.id))
         except IntegrityError as error:
             return self.refuse(form, error)
         db.session.commit()
@@ -315,21 +313,52 @@ class UserTable(Table):
             form.form_errors = [VersionConflict.description]
         return bool(written)
 
-    def commit(self, form: UserForm) -> bool:
-        """Commit, or tell the form that somebody has the address."""
-        try:
-            db.session.commit()
-        except IntegrityError as error:
-            return self.refuse(form, error)
-        return True
-
-    def refuse(self, form: UserForm, error: IntegrityError) -> bool:
+    def refuse(self, form: RowForm, error: IntegrityError) -> bool:
         """Tell the form that somebody has the address; any other constraint is there for our own mistakes."""
         db.session.rollback()
         if not is_duplicate_email(error):
             raise error
         form.email.errors = [EMAIL_EXISTS[0]]
         return False
+
+    @action("remove", "Delete", "Delete these for good?")
+    def remove(self, rows: Sequence[str]) -> None:
+        """Delete rows."""
+        chosen = delete(self.model).where(self.model.id.in_(rows_chosen(rows)))
+        done = db.session.scalars(chosen.returning(self.model.id)).all()
+        db.session.commit()
+        flash(f"Deleted: {len(done)}.", "success")
+
+
+class UserForm(RowForm):
+    """A user."""
+
+    payload = UserIn
+    username = StringField("Username")
+    email = StringField("Email address", render_kw={"inputmode": "email"})
+    active = BooleanField("Active", default=True)
+
+
+class UserTable(RowTable):
+    """The users."""
+
+    noun = "user"
+    form = UserForm
+    column_list = column_export_list = ["id", "username", "email", "active", "created_date"]
+    column_sortable_list = column_list
+    column_labels = {"id": "Id", "email": "Email address", "created_date": "Created (UTC)"}
+    column_searchable_list = ("username", "email")
+    column_filters = (
+        ChoiceFilter(User.active, "Active", [("1", "yes", True), ("0", "no", False)]),
+        SinceFilter(User.created_date, "Created since"),
+    )
+
+    def create_model(self, form: RowForm) -> Row | bool:
+        """Add a user, or tell the form why not."""
+        user = super().create_model(form)
+        if user:
+            metrics().users_created.inc()
+        return user
 
     @action("activate", "Activate", "Activate these users?")
     def activate(self, rows: Sequence[str]) -> None:
@@ -349,12 +378,57 @@ class UserTable(Table):
         db.session.commit()
         flash(f"{'Activated' if active else 'Deactivated'}: {len(done)}.", "success")
 
-    @action("remove", "Delete", "Delete these users for good?")
-    def remove(self, rows: Sequence[str]) -> None:
-        """Delete users."""
-        done = db.session.scalars(delete(User).where(User.id.in_(rows_chosen(rows))).returning(User.id)).all()
+
+class NoteForm(RowForm):
+    """A note."""
+
+    payload = NoteIn
+    title = StringField("Title")
+    description = StringField("Description")
+
+
+class NoteTable(RowTable):
+    """The notes."""
+
+    noun = "note"
+    form = NoteForm
+    column_list = column_export_list = ["id", "title", "description", "created_date"]
+    column_sortable_list = column_list
+    column_labels = {"id": "Id", "created_date": "Created (UTC)"}
+    column_searchable_list = ("title", "description")
+    column_filters = (SinceFilter(Note.created_date, "Created since"),)
+
+
+class SummaryForm(RowForm):
+    """A page to summarise."""
+
+    payload = SummaryWanted
+    url = StringField("URL", render_kw={"inputmode": "url"})
+
+
+class SummaryTable(RowTable):
+    """The summaries, which the summarizer writes."""
+
+    can_edit = False
+    noun = "page to summarise"
+    form = SummaryForm
+    column_list = column_export_list = ["id", "url", "summary", "state", "reason", "attempts", "created_at"]
+    column_sortable_list = ("id", "url", "state", "attempts", "created_at")
+    column_labels = {"id": "Id", "url": "URL", "created_at": "Created (UTC)"}
+    column_searchable_list = ("url", "summary")
+    column_filters = (
+        ChoiceFilter(Summary.state, "State", [(state, state, state) for state in ("pending", "done", "failed")]),
+        SinceFilter(Summary.created_at, "Created since"),
+    )
+
+    @action("again", "Summarise again", "Summarise these pages again? Their summaries are empty until then.")
+    def again(self, rows: Sequence[str]) -> None:
+        """Ask for other summaries."""
+        anew = {"summary": "", "state": "pending", "reason": None, "attempts": 0, "next_attempt_at": func.now()}
+        chosen = update(Summary).where(Summary.id.in_(rows_chosen(rows))).values(anew)
+        done = db.session.scalars(chosen.returning(Summary.id)).all()
         db.session.commit()
-        flash(f"Deleted: {len(done)}.", "success")
+        flash(f"To be summarised again: {len(done)}.", "success")
 
 
 class TokenTable(Table):
@@ -391,4 +465,6 @@ def init_app(app: Flask) -> None:
     app.after_request(send_policy)
     admin = Admin(app, name="Users", url=ADMIN, index_view=Index())
     admin.add_view(UserTable(User, db, name="Users", endpoint="admin_users", url="users"))
+    admin.add_view(NoteTable(Note, db, name="Notes", endpoint="admin_notes", url="notes"))
+    admin.add_view(SummaryTable(Summary, db, name="Summaries", endpoint="admin_summaries", url="summaries"))
     admin.add_view(TokenTable(AccessToken, db, name="Tokens", endpoint="admin_tokens", url="tokens"))

@@ -277,7 +277,7 @@ def test_action_is_done_after_a_confirmation(
     before = users(admin_app)
 
     asked = visitor.post("users/action/", action=action, rowid=michael)
-    assert (asked.status_code, "these users" in asked.text, users(admin_app)) == (200, True, before)
+    assert (asked.status_code, "these " in asked.text, users(admin_app)) == (200, True, before)
     assert visitor.post("users/action/", action=action, rowid=michael, confirmed="yes").status_code == 302
 
     assert [(username, active) for username, _, active in users(admin_app)] == done
@@ -375,6 +375,46 @@ def test_export_has_no_cell_that_a_spreadsheet_runs(admin_app: Flask, visitor: V
     assert rows[0]["Email address"] == "'=0@b.test"
     assert (rows[0]["Id"], rows[0]["Active"]) == ("1", "yes")
     assert answer.headers["Content-Disposition"].startswith("attachment;filename=Users_")
+
+
+def test_notes_are_added_edited_and_removed(open_database: str, visitor: Visitor) -> None:
+    notes = "SELECT title, description FROM notes"
+    visitor.get("notes/new/")
+
+    refused = visitor.post("notes/new/", title="ab", description="something else")
+    assert refused.status_code == 200 and "Must have 3 or more characters." in refused.text
+    assert visitor.post("notes/new/", title="something", description="something else").status_code == 302
+    assert execute(open_database, notes) == [("something", "something else")]
+
+    page = visitor.get("notes/edit/?id=1").text
+    version = re.findall('name="version" type="hidden" value="([^"]+)"', page)[0]
+    assert "Edit a note" in page
+    for title, status in (("newer", 302), ("newest", 200)):
+        form = {"title": title, "description": "something else", "version": version}
+        assert visitor.post("notes/edit/?id=1", **form).status_code == status
+    assert execute(open_database, notes) == [("newer", "something else")]
+
+    visitor.post("notes/action/", action="remove", rowid=1, confirmed="yes")
+    assert "Deleted: 1." in visitor.get("notes/").text
+    assert execute(open_database, notes) == []
+
+
+def test_summaries_are_asked_for_and_made_again(open_database: str, visitor: Visitor) -> None:
+    visitor.get("summaries/new/")
+
+    assert "Is not a URL." in visitor.post("summaries/new/", url="ftp://b.test").text
+    assert visitor.post("summaries/new/", url="https://b.test").status_code == 302
+    assert visitor.client.get("/admin/summaries/edit/?id=1", base_url="https://localhost").status_code == 302
+    execute(open_database, "UPDATE summaries SET state = 'failed', reason = 'The page has no text.', attempts = 5")
+    assert "The page has no text." in visitor.get("summaries/?flt0_0=failed").text
+    assert "b.test" not in visitor.get("summaries/?flt0_0=done").text
+
+    visitor.post("summaries/action/", action="again", rowid=1, confirmed="yes")
+
+    assert "To be summarised again: 1." in visitor.get("summaries/").text
+    assert execute(open_database, "SELECT summary, state, reason, attempts FROM summaries") == [
+        ("", "pending", None, 0)
+    ]
 
 
 def test_tokens_are_listed_without_their_digest_and_revoked(
@@ -475,6 +515,26 @@ def test_administrator_works_in_a_browser(
     with page.expect_download() as download:
         page.get_by_role("link", name="Export CSV").click()
     assert "'=1+1" in Path(download.value.path()).read_text()
+
+    page.get_by_role("link", name="Notes").click()
+    page.get_by_role("link", name="Add").click()
+    page.get_by_label("Title").fill("ab")
+    page.get_by_label("Description").fill("something else")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".error")).to_have_text("Must have 3 or more characters.")
+    look("note-refused")
+    page.get_by_label("Title").fill("something")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    look("notes")
+
+    page.get_by_role("link", name="Summaries").click()
+    page.get_by_role("link", name="Add").click()
+    page.get_by_label("URL").fill(f"https://b.test/{'a-long-path/' * 20}")
+    look("page-to-summarise")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("cell", name="pending")).to_be_visible()
+    look("summaries")
 
     page.get_by_role("link", name="Tokens").click()
     expect(page.locator("tbody tr")).to_have_count(1)
