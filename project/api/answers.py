@@ -89,6 +89,8 @@ class Links(TypedDict):
     """Where to go on."""
 
     users: Literal["/users"]
+    notes: Literal["/notes/"]
+    summaries: Literal["/summaries/"]
     ping: Literal["/ping"]
     health: Literal["/health"]
     docs: Literal["/docs"]

@@ -39,6 +39,8 @@ class Root(Resource):
                 "version": current_app.config["VERSION"],
                 "links": {
                     "users": "/users",
+                    "notes": "/notes/",
+                    "summaries": "/summaries/",
                     "ping": "/ping",
                     "health": "/health",
                     "docs": "/docs",

@@ -27,6 +27,8 @@ def test_program_gets_json(client: FlaskClient, accept: str | None) -> None:
     assert response.status_code == 200
     assert response.get_json()["links"] == {
         "users": "/users",
+        "notes": "/notes/",
+        "summaries": "/summaries/",
         "ping": "/ping",
         "health": "/health",
         "docs": "/docs",

@@ -5,16 +5,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from project.tests.conftest import ROOT, execute, start_manage
 
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 #: A command and the answer printed below it.
 CALLS = re.findall(r"^\$ (curl .+)\n(.+)$", README, re.MULTILINE)
 VARYING = [
-    (r'"created_date":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', '"created_date":"…"'),
+    (r'"(created_date|created_at)":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', r'"\1":"…"'),
     (r'"request_id":"[0-9a-f]{32}"', '"request_id":"…"'),
     (r'"next":"[\w.-]+"', '"next":"…"'),
 ]
@@ -65,6 +67,14 @@ def test_make_targets_of_the_readme_exist(command: str) -> None:
     assert re.search(f"^{command}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)#]+)", README))
-def test_links_of_the_readme_lead_somewhere(path: str) -> None:
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!https?:)[^)#]+)", README + CONTRIBUTING))
+def test_links_lead_somewhere(path: str) -> None:
     assert (ROOT / Path(path)).exists()
+
+
+def test_worked_example_is_the_module_of_the_notes() -> None:
+    (example,) = re.findall(r"^   ```python\n(.+?)^   ```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    example = dedent(example)
+
+    assert (ROOT / "project" / "api" / "notes.py").read_text().endswith(example)
+    assert all(part in example for part in ("Blueprint(", "Rows(", "(RowList", "(RowDetail", "api.add_resource("))
