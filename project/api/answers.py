@@ -25,7 +25,7 @@ class Fault(TypedDict):
 
     loc: Annotated[
         list[str | int],
-        Field(description="Where it is: `body` or `query`, then the way to the member.", examples=[["body", "email"]]),
+        Field(description="Where it is: `body`, `query` or `path`, then the member.", examples=[["body", "email"]]),
     ]
     msg: Annotated[str, Field(description="A sentence for people.", examples=["Is required."])]
     type: Annotated[str, Field(description="A stable word for programs.", examples=["missing"])]

@@ -139,7 +139,8 @@ NOTE_SHOWN = (Note.id, Note.title, Note.description, in_utc(Note.created_date))
 class Summary(Row):
     """A page of the web and its summary, which the summarizer writes: pending until then, failed where it cannot.
 
-    Who replaces a summary over HTTP has written it: it is done, and its page is not fetched.
+    Who replaces a summary over HTTP has written it: it is done, and its page is not fetched. An empty text asks for
+    another.
     """
 
     __tablename__ = "summaries"
