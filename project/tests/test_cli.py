@@ -210,7 +210,7 @@ def test_embedded_server_is_started_and_stopped(place: Path) -> None:
         url = invoke(app, "postgres", "url").output.strip()
         assert execute(url, "SELECT current_database()") == [("users_dev",)]
         server.stop()
-        assert app.test_client().get("/users").status_code == 500  # A connection has started it; it has no tables.
+        assert app.test_client().get("/users").status_code == 503  # A connection has started it; it has no tables.
         assert invoke(app, "db", "upgrade").exit_code == 0
         assert app.test_client().get("/users").status_code == 200
     finally:
