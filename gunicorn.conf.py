@@ -51,7 +51,9 @@ class Worker(ThreadWorker):
     #: What moves many users takes its time; everything else ends within 30 s.
     transfer = re.compile(rb"POST /users/import[ ?]|GET /users/export[ ?]")
     #: How many seconds a request may wait for a thread, come in, and be answered altogether.
-    queue_seconds, read_seconds, request_seconds, transfer_seconds = 1.5, 20.0, 28.0, 900.0
+    queue_seconds, read_seconds, request_seconds = 1.5, 20.0, 28.0
+    #: The service's own limit comes first, and its answer with it.
+    transfer_seconds = settings["TRANSFER_TIMEOUT"] + 5
     #: How often to look, in seconds.
     tick = 0.25
 

@@ -17,6 +17,7 @@ from project.api.openapi import openapi_blueprint
 from project.api.ping import ping_blueprint
 from project.api.root import root_blueprint
 from project.api.summaries import summaries_blueprint
+from project.api.transfers import transfers_blueprint
 from project.api.users import users_blueprint
 from project.config import APP_SETTINGS, complete
 from project.extensions import db, migrate
@@ -63,6 +64,7 @@ def create_app(config: str | type | None = None) -> Flask:
     app.register_blueprint(users_blueprint)
     app.register_blueprint(notes_blueprint)
     app.register_blueprint(summaries_blueprint)
+    app.register_blueprint(transfers_blueprint)
     app.register_blueprint(root_blueprint)
     app.register_blueprint(openapi_blueprint)
     app.register_blueprint(docs_blueprint)

@@ -180,6 +180,10 @@ class BaseConfig:
     HSTS: str | None = None
 
     MAX_CONTENT_LENGTH = 64 * 1024
+    # Of a file that POST /users/import takes, in bytes; a million users have some 100 MB.
+    IMPORT_MAX_LENGTH = env_int("IMPORT_MAX_LENGTH", 256 * 1024 * 1024, 1024, 999_999_999)
+    # How many seconds an import or an export over HTTP may take.
+    TRANSFER_TIMEOUT = env_int("TRANSFER_TIMEOUT", 300, 1, 3600)
     # The one error body answers a failure in every environment; Flask would re-raise it under TESTING and DEBUG.
     PROPAGATE_EXCEPTIONS = False
 

@@ -212,6 +212,27 @@ class SummaryOut(TypedDict):
     ]
 
 
+class ImportDone(TypedDict):
+    """What was done, in rows of the file."""
+
+    added: Annotated[int, Field(ge=0, examples=[998])]
+    updated: Annotated[int, Field(ge=0, examples=[0])]
+    skipped: Annotated[int, Field(ge=0, description="Left out, for `on_conflict=skip`.", examples=[1])]
+    refused: Annotated[int, Field(ge=0, description="Rows that are no users.", examples=[1])]
+    faults: Annotated[
+        list[Fault],
+        Field(description="What is wrong with the refused rows, by line: the first 1000 of all."),
+    ]
+
+
+class Imported(TypedDict):
+    """What an import has done, or would do."""
+
+    status: Success
+    message: Annotated[str, Field(examples=["The users were imported."])]
+    data: ImportDone
+
+
 ETag = Annotated[
     str,
     Field(
@@ -277,6 +298,7 @@ RetryHeaders = TypedDict(
 )
 Vary = Annotated[str, Field(description="What the answer depends on.", examples=["Accept"])]
 WelcomeHeaders = TypedDict("WelcomeHeaders", {"Vary": Vary})
+ExportHeaders = TypedDict("ExportHeaders", {"Vary": Vary})
 ToDocsHeaders = TypedDict(
     "ToDocsHeaders",
     {

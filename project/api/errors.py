@@ -8,6 +8,7 @@ from typing import Any
 
 import flask_restful
 import orjson
+import psycopg2
 from flask import Flask, Response, current_app, g, request
 from psycopg2.errors import UndefinedColumn, UndefinedTable, UniqueViolation
 from sqlalchemy.exc import (
@@ -217,7 +218,8 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(InvalidInput, invalid_input)
     app.register_error_handler(IntegrityError, integrity_error)
-    for database_failure in (OperationalError, InterfaceError, PoolTimeout):
+    driver_failures = (psycopg2.OperationalError, psycopg2.InterfaceError)
+    for database_failure in (OperationalError, InterfaceError, PoolTimeout, *driver_failures):
         app.register_error_handler(database_failure, database_error)
     for perhaps in (InternalError, ProgrammingError):
         app.register_error_handler(perhaps, odd_database_error)

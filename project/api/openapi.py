@@ -12,13 +12,21 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import get_original_bases
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, default_exceptions
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, UnsupportedMediaType, default_exceptions
 
 from project.api.answers import Document, Error, Fault, NoHeaders, Served
 from project.api.auth import ANY, ScopeNeeded, TokenNeeded, in_full, is_open, scope
 from project.api.errors import EMAIL_EXISTS, SANE_REQUEST_ID, Api, Resource, VersionConflict, error_body, in_our_words
 from project.api.limits import UNLIMITED_PATHS
-from project.api.schemas import InvalidInput, InvalidPath, InvalidPayload, InvalidQuery, fault
+from project.api.schemas import (
+    NO_FILE,
+    InvalidFile,
+    InvalidInput,
+    InvalidPath,
+    InvalidPayload,
+    InvalidQuery,
+    fault,
+)
 
 openapi_blueprint = Blueprint("openapi", __name__)
 api = Api(openapi_blueprint)
@@ -53,6 +61,14 @@ BAD_BODY = [
     fault("Must be a string.", "string_type", "body", "email"),
 ]
 BAD_PATH = [fault("Must be a whole number of 1 or more.", "id", "path", "id")]
+BAD_FILE = [fault("Is required.", "missing", "body", 7, "email")]
+#: What a file looks like; that each line is a user, JSON Schema cannot say of either.
+FILE_CONTENT = {
+    "application/x-ndjson": {
+        "schema": {"type": "string", "examples": ['{"username": "michael", "email": "michael@testdriven.io"}\n']}
+    },
+    "text/csv": {"schema": {"type": "string", "examples": ["username,email\nmichael,michael@testdriven.io\n"]}},
+}
 BAD_QUERY = [fault("Must be at most 1000.", "less_than_equal", "query", "limit")]
 
 
@@ -138,15 +154,14 @@ class Builder:
                 if method in resource.methods
             }
         for path, operations in self.paths.items():
-            if "post" in operations:
-                created = operations["post"]["responses"]["201"]
+            if created := operations.get("post", {}).get("responses", {}).get("201"):
                 created["links"] = self.links(path, created["content"]["application/json"]["schema"])
 
     def operation(self, path: str, method: str, resource: type[Resource], noun: str) -> Json:
         """Return the description of one method of one path."""
         function = getattr(resource, method.lower())
         summary, _, description = cleandoc(function.__doc__).partition("\n")
-        body, query = getattr(function, "body", None), getattr(function, "query", None)
+        body, query, files = (getattr(function, place, None) for place in ("body", "query", "files"))
         arguments = re.findall(r"{(\w+)}", path)
 
         parameters = [self.path_parameter(function, name) for name in arguments]
@@ -169,6 +184,9 @@ class Builder:
             errors += [default_exceptions[status]() for status in (411, 413, 415)]
             taken = [EMAIL_EXISTS] if "email" in body.model_fields else []
             bad_requests.update({code: error_body(400, said, code, REQUEST_ID) for said, code in taken})
+        if files:
+            bad_requests[InvalidFile.code] = invalid(400, InvalidFile, BAD_FILE)
+            errors += [default_exceptions[status]() for status in (408, 411, 413)] + [UnsupportedMediaType(NO_FILE)]
         if arguments:
             if invalid_status != 400:
                 invalid_inputs[InvalidPath.code] = invalid(invalid_status, InvalidPath, BAD_PATH)
@@ -203,6 +221,8 @@ class Builder:
             operation["description"] = description.strip()
         if body:
             operation["requestBody"] = {"required": True, "content": json_content(self.component(body))}
+        if files:
+            operation["requestBody"] = {"required": True, "content": {name: FILE_CONTENT[name] for name in files}}
         return operation
 
     def scopes(self, path: str, function: Method, noun: str) -> list[str] | None:
@@ -290,6 +310,8 @@ def signature(resource: type[Resource], function: Method) -> Iterator[tuple[int,
 
 def operation_id(path: str, method: str, resource: type[Resource]) -> str:
     """Return the name that generated clients give to the call."""
+    if named := getattr(resource, "operation_id", None):
+        return str(named)
     if method == "GET" and resource.__name__.endswith("List"):
         return f"list{path.strip('/').capitalize()}"
     return VERBS[method] + resource.__name__.removesuffix("List").removesuffix("Detail")

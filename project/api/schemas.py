@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from io import BufferedReader
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import email_validator
-from flask import abort, request
+from flask import abort, current_app, request
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
@@ -52,6 +54,7 @@ MESSAGES = {
     "string_too_long": "Must have at most {max_length} characters.",
     "string_too_short": "Must have {min_length} or more characters.",
     "bool_type": "Must be true or false.",
+    "int_type": "Must be a whole number.",
     "greater_than_equal": "Must be at least {ge}.",
     "less_than_equal": "Must be at most {le}.",
     "literal_error": "Must be one of {expected}.",
@@ -95,6 +98,12 @@ class InvalidPath(InvalidInput):
     """A path that names what cannot be there."""
 
     message, code = "Invalid path.", "invalid_path"
+
+
+class InvalidFile(InvalidInput):
+    """A file that cannot be imported, or rows of it; loc is "body", the line and the member."""
+
+    message, code = "Invalid file.", "invalid_file"
 
 
 def fault(msg: str, type: str, *loc: str | int) -> Fault:
@@ -316,6 +325,56 @@ class UserIn(RowPayload):
     active: Active = True
 
 
+#: The ids that a file may bring: others come after them, and JavaScript knows them all exactly.
+LARGEST_KEPT_ID = 2**52
+
+
+def moment(value: str) -> str:
+    """Return a date as the service writes it, or refuse what is none."""
+    try:
+        if not re.fullmatch("[0-9-]{10}T[0-9:]{8}Z", value):
+            raise ValueError(value)
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise PydanticCustomError("date", "Must be a date such as 2026-11-20T12:00:00Z.") from None
+    return value
+
+
+class UserRow(UserIn):
+    """A whole user from a file, which may tell what elsewhere only the service sets: moved users keep their ids."""
+
+    id: Annotated[int, Field(ge=1, le=LARGEST_KEPT_ID)] | None = None
+    created_date: Annotated[str, AfterValidator(moment)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
+        """Drop nothing."""
+        return members
+
+
+OnConflict = Literal["fail", "skip", "update"]
+
+
+class ImportQuery(Payload):
+    """What an import takes beside the file."""
+
+    on_conflict: Annotated[
+        OnConflict,
+        Field(
+            description="Where an address is taken, or stands in the file twice: refuse the whole file, leave the row"
+            " out, or write the user who has it."
+        ),
+    ] = "fail"
+    dry_run: Annotated[Flag, Field(description="Whether to write nothing, and only say what would be done.")] = False
+
+
+class ExportQuery(Payload):
+    """What an export takes."""
+
+    active: Annotated[Flag | None, Field(description="Only users who take part, or only those who do not.")] = None
+
+
 class UserChanges(RowPayload):
     """Some members of a user: one at least that is the caller's to choose."""
 
@@ -463,3 +522,33 @@ def takes(
         return wrapper
 
     return decorator
+
+
+#: The files that are taken and given, by their media types.
+FILES = {"application/x-ndjson": "ndjson", "text/csv": "csv"}
+NO_FILE = "The body must be NDJSON or CSV, with the Content-Type application/x-ndjson or text/csv, and not compressed."
+
+
+def sent_file() -> tuple[BufferedReader, str]:
+    """Return the file in the request's body, to be read in pieces, and its format.
+
+    Aborts with 411, 413 and 415 as for any other body.
+    """
+    if "Transfer-Encoding" in request.headers or request.content_length is None:
+        abort(411)
+    request.max_content_length = current_app.config["IMPORT_MAX_LENGTH"]
+    if request.mimetype not in FILES or "Content-Encoding" in request.headers:
+        abort(415, NO_FILE)
+    # What comes from the network knows no lines.
+    return BufferedReader(cast(Any, request.stream), 64 * 1024), FILES[request.mimetype]
+
+
+def users_file(method: Method) -> Method:
+    """Decorate a Resource's method: it gets the file in the request's body, and its format."""
+
+    @wraps(method)
+    def wrapper(self: Any, *arguments: Any, **named: Any) -> Any:
+        return method(self, *sent_file(), *arguments, **named)
+
+    setattr(wrapper, "files", tuple(FILES))
+    return wrapper

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from flask import Blueprint
 from sqlalchemy import bindparam, func, or_
+from werkzeug.routing import BaseConverter
 
 from project.api.answers import (
     ListingHeaders,
@@ -28,6 +29,15 @@ from project.metrics import metrics
 
 users_blueprint = Blueprint("users", __name__)
 api = Api(users_blueprint)
+
+
+class UserKey(BaseConverter):
+    """What names a user in a path: everything but the names of other calls, which answer 405 for a wrong method."""
+
+    regex = "(?!(?:import|export)$)[^/]+"
+
+
+users_blueprint.record_once(lambda state: state.app.url_map.converters.update(user=UserKey))
 
 LISTING = Listing(
     USER_SHOWN,
@@ -127,4 +137,4 @@ def change(user_id: str, payload: UserIn | UserChanges) -> tuple[UserWritten, Li
 
 
 api.add_resource(UserList, "/users")
-api.add_resource(UserDetail, "/users/<user_id>")
+api.add_resource(UserDetail, "/users/<user:user_id>")

@@ -20,6 +20,7 @@ from project.tests.conftest import app_on, execute, start_manage
 from project.tests.utils import add_user
 
 TOKENS = ["create_token", "list_tokens", "revoke_token"]
+TRANSFERS = ["export_users", "import_users"]
 EXAMPLES = [("michael", "hermanmu@gmail.com"), ("michaelherman", "michael@mherman.org")]
 
 
@@ -42,11 +43,23 @@ def open_app(open_database: str) -> Flask:
 def test_help_names_every_command() -> None:
     output = manage.app.test_cli_runner().invoke(manage.cli, ["--help"]).output
 
-    for name in ("create_db", "db", "postgres", "recreate_db", "routes", "run", "seed_db", "shell", "test", *TOKENS):
+    for name in (
+        "create_db",
+        "db",
+        "postgres",
+        "recreate_db",
+        "routes",
+        "run",
+        "seed_db",
+        "shell",
+        "test",
+        *TOKENS,
+        *TRANSFERS,
+    ):
         assert f"\n  {name} " in output
 
 
-@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres", *TOKENS])
+@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres", *TOKENS, *TRANSFERS])
 def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
     result = invoke(open_app, command, "--help")
 

@@ -133,6 +133,8 @@ def test_operations_have_stable_names(document: dict[str, Any]) -> None:
         "replaceUser": ("put", "/users/{user_id}"),
         "updateUser": ("patch", "/users/{user_id}"),
         "deleteUser": ("delete", "/users/{user_id}"),
+        "importUsers": ("post", "/users/import"),
+        "exportUsers": ("get", "/users/export"),
     }
     assert {name: key for name, key in names.items() if "notes" in key[1]} == {
         "listNotes": ("get", "/notes/"),

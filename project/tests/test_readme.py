@@ -1,9 +1,11 @@
 """The README's commands, run as they stand there."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -54,6 +56,29 @@ def test_second_writer_of_a_version_is_refused_as_the_readme_says(gunicorn: str,
     said = subprocess.run(here, shell=True, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
 
     assert [json.loads(line).get("code", "") for line in said] == ["", "version_conflict"]
+
+
+@needs_curl
+def test_files_come_in_and_go_out_as_the_readme_shows(gunicorn: str, open_database: str, tmp_path: Path) -> None:
+    execute(open_database, "INSERT INTO users (username, email) VALUES ('michael', 'a@b.test'), ('mike', 'b@b.test')")
+    section = README.partition("### Users in bulk\n")[2].partition("\n### ")[0]
+    console, script = re.findall(r"^```\w+\n(.+?)^```", section, re.MULTILINE | re.DOTALL)
+
+    def run(command: str) -> str:
+        """Run what stands there in a folder of its own, and return all that it says."""
+        here = command.replace(".venv/bin/python manage.py", f"{sys.executable} {ROOT}/manage.py")
+        here = here.replace("localhost:5001", gunicorn.removeprefix("http://"))
+        environment = {**os.environ, "DATABASE_URL": open_database}
+        result = subprocess.run(
+            here, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        return result.stdout + result.stderr
+
+    for call in console.removeprefix("$ ").split("\n$ "):
+        command, _, said = call.partition("\n")
+        assert run(command).strip() == said.strip(), command
+    assert json.loads(run(script))["data"]["skipped"] == 2
+    assert len((tmp_path / "everybody.csv").read_text().splitlines()) == 5
 
 
 def test_readme_shows_every_method() -> None:

@@ -1,0 +1,109 @@
+"""Users in bulk: in from a file and out to one."""
+
+from collections.abc import Iterator
+from io import BufferedReader
+from time import monotonic
+from typing import Annotated
+
+from flask import Blueprint, Response, abort, current_app, request
+
+from project import transfer
+from project.api.answers import ExportHeaders, ImportDone, Imported, Served
+from project.api.auth import scope
+from project.api.errors import Api, Resource
+from project.api.schemas import FILES, ExportQuery, ImportQuery, InvalidFile, query, users_file
+from project.database import allow
+from project.extensions import db
+
+transfers_blueprint = Blueprint("transfers", __name__)
+api = Api(transfers_blueprint)
+
+#: Of refused rows, how many faults an answer lists.
+MOST_FAULTS = 1000
+
+File = Annotated[Response, Served(tuple(FILES), ExportHeaders)]
+
+
+class UserImport(Resource):
+    """Users from a file."""
+
+    operation_id = "importUsers"
+
+    @scope("users:write")
+    @query(ImportQuery)
+    @users_file
+    def post(self, file: BufferedReader, format: str, asked: ImportQuery) -> Imported:
+        """Add users from a file.
+
+        A row is a user as `POST /users` takes it, and may tell `id` and `created_date`, which are kept. CSV names its
+        columns in the first line. With `on_conflict=fail`, one bad row or conflict refuses the whole file; with `skip`
+        and `update` the good rows are written.
+        """
+        seconds = current_app.config["TRANSFER_TIMEOUT"]
+        deadline = monotonic() + seconds
+
+        def in_time(rows: int) -> None:
+            """Give up on a body that comes too slowly."""
+            if monotonic() > deadline:
+                abort(408)
+
+        allow(seconds)
+        with transfer.session(db.engine, seconds) as connection:
+            job = transfer.Import(connection, db.engine)
+            job.stage(file, format, in_time)
+            counts = job.merge(asked.on_conflict, asked.dry_run)
+            faults = list(job.faults(MOST_FAULTS))
+        if faults and asked.on_conflict == "fail":
+            raise InvalidFile(*faults)
+        message = "This is what would be done." if asked.dry_run else "The users were imported."
+        data: ImportDone = {
+            "added": counts.added,
+            "updated": counts.updated,
+            "skipped": counts.skipped,
+            "refused": counts.refused,
+            "faults": faults,
+        }
+        return {"status": "success", "message": message, "data": data}
+
+
+class UserExport(Resource):
+    """Users to a file."""
+
+    operation_id = "exportUsers"
+
+    @scope("users:read")
+    @query(ExportQuery)
+    def get(self, asked: ExportQuery) -> File:
+        """Write all users to a file.
+
+        By id, all as of one moment; NDJSON, or CSV where `Accept` asks for it. A cell of CSV that a spreadsheet would
+        run begins with an apostrophe, which an import takes away again. Where something fails on the way, the
+        connection ends before the body does.
+        """
+        media_type = request.accept_mimetypes.best_match(FILES) or "application/x-ndjson"
+        pieces = file_of(FILES[media_type], asked.active)
+        # The first piece comes before the status is sent: a database that is away is a 503.
+        begun = next(pieces, b"")
+        return Response(resumed(begun, pieces), mimetype=media_type, headers={"Vary": "Accept"})
+
+
+def file_of(format: str, active: bool | None) -> Iterator[bytes]:
+    """Yield a file of users in pieces, for as long as an export may take."""
+    seconds = current_app.config["TRANSFER_TIMEOUT"]
+    deadline = monotonic() + seconds
+    allow(seconds)
+    with transfer.session(db.engine, seconds) as connection:
+        for piece, _ in transfer.export_users(connection, format, active):
+            yield piece
+            if monotonic() > deadline:
+                raise TimeoutError(f"an export took longer than the {seconds} s of TRANSFER_TIMEOUT")
+
+
+def resumed(begun: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield a file from its first piece on."""
+    yield begun
+    yield from pieces
+
+
+api.add_resource(UserImport, "/users/import")
+api.add_resource(UserExport, "/users/export")

@@ -1,0 +1,279 @@
+"""Users in and out of files, over HTTP."""
+
+import gzip
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from project import db, transfer
+from project.api import transfers
+from project.tests.conftest import app_on, execute
+from project.tests.test_openapi import check
+from project.tests.test_transfer import wait_for
+
+CSV, NDJSON = "text/csv", "application/x-ndjson"
+FILE = "username,email\na,a@b.test\nb,b@b.test\n"
+
+
+@pytest.fixture
+def app(open_database: str) -> Iterator[Flask]:
+    """An application that commits for real."""
+    app = app_on(open_database)
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client of it."""
+    return app.test_client()
+
+
+def send(client: FlaskClient, data: str | bytes, query: str = "", content_type: str = CSV) -> TestResponse:
+    """Import a file; the answer must be as the document says."""
+    response = client.post(f"/users/import{query}", data=data, content_type=content_type)
+    check(client.get("/openapi.json").get_json(), "post", "/users/import", response)
+    return response
+
+
+def names(url: str) -> list[str]:
+    """Return the names of the users in a database."""
+    return [name for (name,) in execute(url, "SELECT username FROM users ORDER BY id")]
+
+
+def test_file_is_imported(client: FlaskClient, open_database: str) -> None:
+    response = send(client, FILE)
+
+    assert response.status_code == 200
+    assert response.get_json() == {
+        "status": "success",
+        "message": "The users were imported.",
+        "data": {"added": 2, "updated": 0, "skipped": 0, "refused": 0, "faults": []},
+    }
+    assert names(open_database) == ["a", "b"]
+
+
+def test_ndjson_is_imported(client: FlaskClient, open_database: str) -> None:
+    lines = "".join(json.dumps({"username": name, "email": f"{name}@b.test"}) + "\n" for name in "xyz")
+
+    assert send(client, lines, content_type=f"{NDJSON}; charset=utf-8").get_json()["data"]["added"] == 3
+    assert names(open_database) == ["x", "y", "z"]
+
+
+def test_dry_run_writes_nothing(client: FlaskClient, open_database: str) -> None:
+    response = send(client, FILE, "?dry_run=true")
+
+    assert response.get_json()["message"] == "This is what would be done."
+    assert response.get_json()["data"]["added"] == 2
+    assert names(open_database) == []
+
+
+def test_bad_row_refuses_the_file(client: FlaskClient, open_database: str) -> None:
+    response = send(client, FILE + "c,A@b.test\nd,\n")
+
+    body = response.get_json()
+    assert (response.status_code, body["code"], body["message"]) == (400, "invalid_file", "Invalid file.")
+    assert body["detail"][0] == {"loc": ["body", 4, "email"], "msg": "Is on line 2 too.", "type": "email_exists"}
+    assert body["detail"][1]["loc"] == ["body", 5, "email"]
+    assert names(open_database) == []
+
+
+def test_file_that_cannot_be_read_is_refused(client: FlaskClient) -> None:
+    response = send(client, b"username,email\n\xff", "?on_conflict=skip")
+
+    assert response.get_json()["detail"] == [{"loc": ["body", 2], "msg": "Is not UTF-8.", "type": "encoding"}]
+
+
+def test_good_rows_are_written_and_faults_told(client: FlaskClient, open_database: str) -> None:
+    send(client, FILE)
+
+    response = send(client, FILE + "c,c@b.test\nd,d\n", "?on_conflict=skip")
+
+    data = response.get_json()["data"]
+    assert (data["added"], data["skipped"], data["refused"]) == (1, 2, 1)
+    assert [fault["loc"] for fault in data["faults"]] == [["body", 5, "email"]]
+    assert names(open_database) == ["a", "b", "c"]
+
+
+def test_faults_are_told_up_to_a_number(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "MOST_FAULTS", 3)
+
+    data = send(client, "username,email\n" + "a,\n" * 9, "?on_conflict=update").get_json()["data"]
+
+    assert (data["refused"], len(data["faults"])) == (9, 3)
+
+
+@pytest.mark.parametrize("query", ["?on_conflict=x", "?dry_run=1", "?format=csv", "?dry_run=true&dry_run=true"])
+def test_odd_query_is_refused(client: FlaskClient, query: str) -> None:
+    assert send(client, FILE, query).get_json()["code"] == "invalid_query"
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
+def test_other_bodies_are_415(client: FlaskClient, content_type: str) -> None:
+    response = send(client, FILE, content_type=content_type)
+
+    assert (response.status_code, "text/csv" in response.get_json()["message"]) == (415, True)
+
+
+def test_compressed_body_is_415(client: FlaskClient) -> None:
+    headers = {"Content-Encoding": "gzip"}
+
+    response = client.post("/users/import", data=gzip.compress(FILE.encode()), content_type=CSV, headers=headers)
+
+    assert response.status_code == 415
+
+
+def test_body_of_unannounced_length_is_411(client: FlaskClient) -> None:
+    headers = {"Transfer-Encoding": "chunked"}
+
+    assert client.post("/users/import", data=FILE, content_type=CSV, headers=headers).status_code == 411
+
+
+def test_body_over_the_limit_of_its_own_is_413(open_database: str) -> None:
+    client = app_on(open_database, IMPORT_MAX_LENGTH=200_000).test_client()
+    large = "username,email\n" + "".join(f"user{number},user{number}@b.test\n" for number in range(5000))
+
+    assert send(client, large).get_json()["data"]["added"] == 5000
+    assert send(client, large + "x" * 100_000).status_code == 413
+
+
+def test_body_that_comes_too_slowly_is_408(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = app_on(open_database).test_client()
+    moments = iter([0.0, float("inf")])
+    monkeypatch.setattr(transfers, "monotonic", lambda: next(moments))
+
+    response = send(client, FILE)
+
+    assert response.status_code == 408
+    assert names(open_database) == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [("", NDJSON), ("*/*", NDJSON), (CSV, CSV), (f"{CSV};q=0.5, {NDJSON}", NDJSON), ("image/png", NDJSON)],
+)
+def test_export_has_the_form_that_is_asked_for(client: FlaskClient, accept: str, media_type: str) -> None:
+    send(client, FILE)
+
+    response = client.get("/users/export", headers={"Accept": accept})
+
+    assert (response.status_code, response.mimetype) == (200, media_type)
+    check(client.get("/openapi.json").get_json(), "get", "/users/export", response)
+    lines = response.get_data(as_text=True).splitlines()
+    if media_type == CSV:
+        assert lines[0] == "id,username,email,active,created_date"
+        assert lines[1].startswith("1,a,a@b.test,true,")
+    else:
+        assert json.loads(lines[0]) == client.get("/users/1").get_json()["data"]
+
+
+def test_export_can_be_of_some(client: FlaskClient) -> None:
+    send(client, "username,email,active\na,a@b.test,true\nb,b@b.test,false\n")
+
+    assert client.get("/users/export?active=false").get_data(as_text=True).count("\n") == 1
+    assert client.get("/users/export?active=x").get_json()["code"] == "invalid_query"
+
+
+def test_export_of_nobody_is_empty(client: FlaskClient) -> None:
+    assert (client.get("/users/export").status_code, client.get("/users/export").data) == (200, b"")
+
+
+def test_export_comes_back(client: FlaskClient, open_database: str) -> None:
+    send(client, FILE)
+    exported = client.get("/users/export").data
+    execute(open_database, "TRUNCATE users")
+
+    assert send(client, exported, content_type=NDJSON).status_code == 200
+    assert client.get("/users/export").data == exported
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/users/import"), ("PUT", "/users/export")])
+def test_other_methods_are_405(client: FlaskClient, method: str, path: str) -> None:
+    assert client.open(path, method=method).status_code == 405
+
+
+def test_scopes_are_those_of_reading_and_writing() -> None:
+    assert transfers.UserImport.post.scope == "users:write"
+    assert transfers.UserExport.get.scope == "users:read"
+
+
+def test_export_gives_up_after_its_time(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(
+        open_database, "INSERT INTO users (username, email) SELECT 'a', n || '@b.test' FROM generate_series(1, 9) n"
+    )
+    monkeypatch.setattr(transfer, "CHUNK_ROWS", 3)
+    app = app_on(open_database)
+    with app.test_request_context():
+        pieces = transfers.file_of("csv", None)
+        next(pieces)
+        monkeypatch.setattr(transfers, "monotonic", lambda: float("inf"))
+        with pytest.raises(TimeoutError):
+            next(pieces)
+
+
+def test_database_that_is_away_is_a_503() -> None:
+    client = app_on("postgresql://nobody@127.0.0.1:1/none").test_client()
+
+    assert client.get("/users/export").status_code == 503
+    assert client.post("/users/import", data=FILE, content_type=CSV).status_code == 503
+
+
+EXPORTS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT%'"
+
+
+@pytest.fixture
+def many(open_database: str) -> None:
+    """So many users that no buffer holds them all."""
+    execute(
+        open_database,
+        "INSERT INTO users (username, email)"
+        " SELECT repeat('x', 120), n || repeat('x', 50) || '@b.test' FROM generate_series(1, 100000) n",
+    )
+
+
+def begun_export(url: str) -> socket.socket:
+    """Ask for an export and read its beginning."""
+    address = urlsplit(url)
+    client = socket.create_connection((address.hostname, address.port), timeout=60)
+    client.sendall(b"GET /users/export HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+    return client
+
+
+@pytest.mark.usefixtures("many")
+def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_database: str) -> None:
+    connection = http.client.HTTPConnection(urlsplit(gunicorn).netloc, timeout=60)
+    connection.request("GET", "/users/export")
+    response = connection.getresponse()
+    assert response.status == 200
+    response.read(10)
+
+    execute(open_database, EXPORTS.replace("count(*)", "pg_terminate_backend(pid)") + " AND pid <> pg_backend_pid()")
+
+    with pytest.raises(http.client.IncompleteRead):
+        response.read()
+    connection.close()
+
+
+@pytest.mark.usefixtures("many")
+def test_client_who_goes_away_frees_the_connection(gunicorn: str, open_database: str) -> None:
+    begun_export(gunicorn).close()
+
+    wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
+
+
+@pytest.mark.usefixtures("many")
+def test_client_who_stops_reading_loses_the_connection(gunicorn: str, open_database: str) -> None:
+    client = begun_export(gunicorn)
+
+    wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
+
+    client.close()
