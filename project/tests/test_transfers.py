@@ -205,6 +205,21 @@ def test_scopes_are_those_of_reading_and_writing() -> None:
     assert transfers.UserExport.get.scope == "users:read"
 
 
+def test_import_may_take_longer_than_other_calls(
+    client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("project.database.REQUEST_SECONDS", 0.5)
+    merge = transfer.Import.merge
+
+    def slow(job: transfer.Import, *how: object) -> transfer.Counts:
+        execute(open_database, "SELECT pg_sleep(1.5)")
+        return merge(job, *how)
+
+    monkeypatch.setattr(transfer.Import, "merge", slow)
+
+    assert send(client, FILE).get_json()["data"]["added"] == 2
+
+
 def test_export_gives_up_after_its_time(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         open_database, "INSERT INTO users (username, email) SELECT 'a', n || '@b.test' FROM generate_series(1, 9) n"
