@@ -389,7 +389,9 @@ class Import:
         With "fail", nothing is written when a row is refused. dry_run: say what would be done.
         """
         execute(self.connection, "ANALYZE staged")
-        for attempt in range(1, ATTEMPTS + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             execute(self.connection, "BEGIN")
             try:
                 # Imports wait for each other here, however long one takes: they never wait in a circle.
@@ -400,12 +402,11 @@ class Import:
             except (UniqueViolation, DeadlockDetected):
                 # Somebody has added one of these users in between, or waited for one while this waited for theirs.
                 execute(self.connection, "ROLLBACK")
-                if attempt == ATTEMPTS:
+                if attempts == ATTEMPTS:
                     raise
             else:
                 execute(self.connection, "COMMIT")
-                break
-        return counts
+                return counts
 
     def fail(self, dry_run: bool) -> Counts:
         """Add all users, or none where a row is refused or conflicts."""
