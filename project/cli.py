@@ -4,10 +4,11 @@ import gzip
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,7 @@ from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessTo
 from project.api.schemas import InvalidFile, OnConflict
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
+from project.summarizer import Summarizer
 
 EXAMPLE_USERS = [
     {"username": "michael", "email": "hermanmu@gmail.com"},
@@ -291,6 +293,24 @@ def export_users(file: str, chosen: str | None, active: str | None) -> None:
     click.echo(f"Exported {done:,} users.", err=True)
 
 
+@click.command("summarize")
+@click.option("--once", is_flag=True, help="Do what is to do now, and end.")
+def summarize(once: bool) -> None:
+    """Fetch the pages of pending summaries and summarise them, until SIGINT or SIGTERM.
+
+    Any number of these may run, on any machine that reaches the database.
+    """
+    with closing(Summarizer(db.engine, current_app.config)) as summarizer:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, summarizer.stop)
+        if once:
+            states = summarizer.run_once()
+            waiting = f"{states['pending']} wait for another attempt"
+            click.echo(f"Summarised {states['done']} pages; {states['failed']} failed, {waiting}.")
+        else:
+            summarizer.run()
+
+
 @click.command("test", context_settings={"ignore_unknown_options": True})
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: tuple[str, ...]) -> None:
@@ -366,6 +386,17 @@ def url() -> None:
 def init_app(app: Flask) -> None:
     """Give the application its commands, and its shell the models."""
     tokens = (create_token, list_tokens, revoke_token)
-    for command in (create_db, recreate_db, seed_db, import_users, export_users, *tokens, test, compose, postgres):
+    for command in (
+        create_db,
+        recreate_db,
+        seed_db,
+        import_users,
+        export_users,
+        *tokens,
+        summarize,
+        test,
+        compose,
+        postgres,
+    ):
         app.cli.add_command(command)
     app.shell_context_processor(lambda: {"db": db, "AccessToken": AccessToken, "User": User})

@@ -179,6 +179,14 @@ class BaseConfig:
     CORS_ORIGINS = env_list("CORS_ORIGINS", r"https?://[^/\s*]+", "https://app.example.org,https://example.org")
     HSTS: str | None = None
 
+    # Where pages to summarise may be fetched from: these ports of public addresses, and these hosts whatever they are.
+    SUMMARY_PORTS = tuple(int(port) for port in env_list("SUMMARY_PORTS", "[1-9][0-9]{1,4}", "80,443") or (80, 443))
+    SUMMARY_ALLOWED_HOSTS = env_list(
+        "SUMMARY_ALLOWED_HOSTS", r"([a-z0-9.-]+|\[[0-9a-f:]+\]):[0-9]{2,5}", "wiki.internal:8080,[fd00::1]:80"
+    )
+    # Seconds for fetching a page, and as many for reading it.
+    SUMMARY_TIMEOUT = env_int("SUMMARY_TIMEOUT", 15, 1, 300)
+
     MAX_CONTENT_LENGTH = 64 * 1024
     # Of a file that POST /users/import takes, in bytes; a million users have some 100 MB.
     IMPORT_MAX_LENGTH = env_int("IMPORT_MAX_LENGTH", 256 * 1024 * 1024, 1024, 999_999_999)

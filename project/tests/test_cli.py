@@ -52,6 +52,7 @@ def test_help_names_every_command() -> None:
         "run",
         "seed_db",
         "shell",
+        "summarize",
         "test",
         *TOKENS,
         *TRANSFERS,
@@ -59,7 +60,9 @@ def test_help_names_every_command() -> None:
         assert f"\n  {name} " in output
 
 
-@pytest.mark.parametrize("command", ["create_db", "recreate_db", "seed_db", "test", "postgres", *TOKENS, *TRANSFERS])
+@pytest.mark.parametrize(
+    "command", ["create_db", "recreate_db", "seed_db", "summarize", "test", "postgres", *TOKENS, *TRANSFERS]
+)
 def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
     result = invoke(open_app, command, "--help")
 
