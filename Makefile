@@ -17,12 +17,14 @@ $(INSTALLED): requirements/production.txt requirements/testing.txt requirements/
 
 install: $(INSTALLED)  ## Create the virtual environment and install the locked requirements
 
-run: $(INSTALLED)  ## Run the service on port 5001, with example users in its embedded Postgres
-	@trap '[ -n "$$DATABASE_URL" ] || $(MANAGE) postgres stop' EXIT; trap 'exit 0' INT TERM; \
+run: $(INSTALLED)  ## Run the service on port 5001 and a summarizer, with example users in an embedded Postgres
+	@trap '{ kill $$worker && wait $$worker; } 2>/dev/null; [ -n "$$DATABASE_URL" ] || $(MANAGE) postgres stop' EXIT; \
+	trap 'exit 0' INT TERM; \
 	$(MANAGE) create_db && $(MANAGE) db upgrade && $(MANAGE) seed_db && \
 	echo "Users:   curl -s localhost:$${PORT:-5001}/users" && \
 	echo "Checks:  make test" && \
 	echo "Stop:    Ctrl-C; what you wrote stays in var/" && \
+	{ $(MANAGE) summarize & worker=$$!; } && \
 	$(MANAGE) run --reload --no-debugger
 
 test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its own

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Releases the images that were pushed to Heroku's registry as `web` and `release`: Heroku runs the second, which
-# migrates the database, and only when it ends well does the first one replace what serves now.
+# Releases the images that were pushed to Heroku's registry as `web`, `worker` and `release`: Heroku runs the last one,
+# which migrates the database, and only when it ends well do the others replace what runs now.
 #
 # HEROKU_APP_NAME and HEROKU_AUTH_TOKEN must be set. Needs curl and Python 3.
 set -eu
@@ -92,6 +92,8 @@ image_id() {
 
 image_id release
 release=$id
+image_id worker
+worker=$id
 image_id web
 web=$id
 
@@ -99,6 +101,7 @@ latest
 before=$(json 'it[0]["id"]')
 
 updates="{\"updates\": [{\"type\": \"web\", \"docker_image\": \"$web\"},"
+updates="$updates {\"type\": \"worker\", \"docker_image\": \"$worker\"},"
 updates="$updates {\"type\": \"release\", \"docker_image\": \"$release\"}]}"
 heroku formation --request PATCH --header 'Accept: application/vnd.heroku+json; version=3.docker-releases' \
     --header 'Content-Type: application/json' --data "$updates"

@@ -36,8 +36,9 @@ class Heroku(ThreadingHTTPServer):
         self.answers: dict[str, list[tuple[int, Any]]] = {
             "GET /v2/users-app/web/manifests/latest": [(200, manifest("a"))],
             "GET /v2/users-app/release/manifests/latest": [(200, manifest("b"))],
+            "GET /v2/users-app/worker/manifests/latest": [(200, manifest("c"))],
             "GET /apps/users-app/releases": [(206, [release(7)]), (206, [release(8)])],
-            "PATCH /apps/users-app/formation": [(200, [{"type": "web"}, {"type": "release"}])],
+            "PATCH /apps/users-app/formation": [(200, [{"type": "web"}, {"type": "worker"}, {"type": "release"}])],
             "GET /apps/users-app/releases/id-8": [(200, release(8, "pending")), (200, release(8, "succeeded"))],
             "GET /output": [(200, "Running upgrade 0001 -> 0002\n")],
         }
@@ -155,6 +156,7 @@ def test_release_asks_what_heroku_documents(heroku: Heroku, script: Script) -> N
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Released v8.")
     assert [f"{method} {path}" for method, path, _, _ in heroku.asked] == [
         "GET /v2/users-app/release/manifests/latest",
+        "GET /v2/users-app/worker/manifests/latest",
         "GET /v2/users-app/web/manifests/latest",
         "GET /apps/users-app/releases",
         "PATCH /apps/users-app/formation",
@@ -172,6 +174,7 @@ def test_release_asks_what_heroku_documents(heroku: Heroku, script: Script) -> N
             assert json.loads(body) == {
                 "updates": [
                     {"type": "web", "docker_image": f"sha256:{'a' * 64}"},
+                    {"type": "worker", "docker_image": f"sha256:{'c' * 64}"},
                     {"type": "release", "docker_image": f"sha256:{'b' * 64}"},
                 ]
             }
