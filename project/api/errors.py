@@ -107,9 +107,7 @@ class JSONResponse(Response):
 
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with the data as its JSON body; 304 without one where If-None-Match names its ETag."""
-    body = orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
-    response = JSONResponse(body, status, headers)
-    response.headers.add("Content-Length", str(len(body)))
+    response = JSONResponse(orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status, headers)
     # With neither of them, what there is to do costs 10 µs and changes nothing.
     if headers and "ETag" in headers and not CONDITIONS.isdisjoint(request.environ):
         response.make_conditional(request)

@@ -1,11 +1,16 @@
 """What every answer tells a browser."""
 
+from collections.abc import Callable
+
 import pytest
 from flask import Flask
 
+from project.api.models import User
 from project.config import ProductionConfig
 from project.tests.conftest import app_on
 from project.tests.test_gunicorn import request, send
+
+MakeUser = Callable[..., User]
 
 ORIGIN = "https://app.example.org"
 PREFLIGHT = {"Access-Control-Request-Method": "PUT"}
@@ -40,6 +45,37 @@ def test_every_answer_has_its_headers_and_tells_no_version(gunicorn: str, messag
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert headers.get("server", "gunicorn") == "gunicorn"
     assert not [name for name in headers if "powered" in name or name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "conditions"),
+    [
+        ("GET", "/ping", {}),
+        ("HEAD", "/users", {}),
+        ("POST", "/users", {}),
+        ("GET", "/users/{}", {}),
+        ("GET", "/users/{}", {"If-None-Match": "*"}),
+        ("GET", "/users/{}", {"If-Match": '"x"'}),
+        ("GET", "/users/0", {}),
+        ("PUT", "/users", {}),
+        ("GET", "/nowhere", {}),
+        ("GET", "/docs", {}),
+        ("GET", "/openapi.json", {}),
+        ("OPTIONS", "/users", {}),
+    ],
+)
+def test_no_header_is_sent_twice(
+    app: Flask, make_user: MakeUser, method: str, path: str, conditions: dict[str, str]
+) -> None:
+    url = path.format(make_user().id)
+    payload = {"username": "a", "email": "a@b.test"} if method == "POST" else None
+    with app.test_client().open(url, method=method, json=payload, headers=conditions) as answer:
+        names = [name.lower() for name, _ in answer.headers]
+        length = len(answer.data)
+
+    assert sorted(names) == sorted(set(names))
+    if answer.status_code != 304 and method != "HEAD":
+        assert answer.headers["Content-Length"] == str(length)
 
 
 def test_development_asks_for_no_https(app: Flask) -> None:
