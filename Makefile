@@ -38,7 +38,7 @@ check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for 
 	@$(RUN) -m black --check --diff --quiet .
 	@$(RUN) -m isort --check-only --diff --quiet .
 	@$(RUN) -m mypy
-	@$(RUN) -m bandit --quiet --configfile pyproject.toml --severity-level medium --recursive project manage.py gunicorn.conf.py migrations
+	@$(RUN) -m bandit --quiet --configfile pyproject.toml --severity-level medium --recursive project manage.py serve.py gunicorn.conf.py migrations
 	@$(RUN) .ci/secrets.py
 
 lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline

@@ -185,17 +185,16 @@ class Worker(ThreadWorker):
             self.sockets = []
 
 
+wsgi_app = "manage:app"
 worker_class = Worker
 bind = f"0.0.0.0:{settings['PORT']}"
 workers = settings["WEB_CONCURRENCY"]
 threads = settings["WEB_THREADS"]
 
-# A worker whose main thread is silent for 30 s is killed; each request has its own limits, in Worker. One that stops
-# finishes what it has within 25 s: Heroku kills after 30.
+# A worker whose main thread is silent for 30 s is killed; each request has its own limits, in Worker.
 timeout = 30
-graceful_timeout = 25
-# Longer than the 90 s for which Heroku's router keeps its connections: it must be the one who closes.
-keepalive = 95
+graceful_timeout = settings["GRACEFUL_TIMEOUT"]
+keepalive = settings["KEEP_ALIVE"]
 
 # The most that gunicorn takes: a listing's longest filters, percent-encoded, need more than its usual 4094 bytes.
 limit_request_line = 8190

@@ -145,9 +145,14 @@ class BaseConfig:
     TESTING = False
     VERSION = VERSION
 
+    WSGI_SERVER = env_choice("WSGI_SERVER", "gunicorn", ("gunicorn", "granian"))
     PORT = env_int("PORT", 5001, 1, 65535)
     WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), 1, 256)
     WEB_THREADS = env_int("WEB_THREADS", 4, 1, 256)
+    # Seconds for a stopping worker to finish what it has: Heroku kills after 30.
+    GRACEFUL_TIMEOUT = 25
+    # Longer than the 90 s for which Heroku's router keeps its connections: it must be the one who closes.
+    KEEP_ALIVE = 95
     LOG_LEVEL = env_choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error", "critical"))
     LOG_FORMAT = env_choice("LOG_FORMAT", "console", ("json", "console"))
     # Where the collector of traces is; the SDK reads its other variables, such as OTEL_SERVICE_NAME, by itself.

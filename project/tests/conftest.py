@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psycopg2
 import pytest
@@ -192,6 +193,20 @@ def gunicorn(open_url: str, gunicorn_log: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def granian(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same on the other server; yields its URL."""
+    log = tmp_path_factory.mktemp("granian") / "log"
+    with served(open_url, log, AUTH_REQUIRED="false", WSGI_SERVER="granian") as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["gunicorn", "granian"])
+def either_server(request: pytest.FixtureRequest) -> str:
+    """The URL of the service on one server, and then on the other."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="session")
 def closed_gunicorn(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The service as a deployment serves it, to those who have a token; yields its URL."""
     with served(open_url, tmp_path_factory.mktemp("closed_gunicorn") / "log") as url:
@@ -200,7 +215,21 @@ def closed_gunicorn(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @contextmanager
 def served(database_url: str, log_file: Path, *options: str, **variables: str) -> Iterator[str]:
-    """Serve with gunicorn and these options of its own, 2 workers of 4 threads, ProductionConfig; yield the URL."""
+    """Serve as the image does, with options of gunicorn's, 2 workers of 4 threads, ProductionConfig; yield the URL."""
+    with open(log_file, "wb") as log, start_server(database_url, log, ("serve.py", *options), **variables) as (
+        server,
+        url,
+    ):
+        yield url
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+
+
+@contextmanager
+def start_server(
+    database_url: str, log: int | BinaryIO, command: tuple[str, ...] = ("serve.py",), **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start a server that somebody else stops; yield it with its URL as soon as it answers."""
     port = free_port()
     environment = {
         **os.environ,
@@ -208,21 +237,20 @@ def served(database_url: str, log_file: Path, *options: str, **variables: str) -
         # What Heroku sets.
         "DATABASE_URL": re.sub(r"^\w+://", "postgres://", database_url),
         "PORT": str(port),
+        "WSGI_SERVER": "",
         "WEB_CONCURRENCY": "2",
         "WEB_THREADS": "4",
         "AUTH_REQUIRED": "",
         **variables,
     }
-    command = [sys.executable, "-m", "gunicorn", *options, "manage:app"]
-    with (
-        open(log_file, "wb") as log,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server,
-    ):
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log) as server:
         url = f"http://127.0.0.1:{port}"
-        wait_until_served(url, server)
-        yield url
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        try:
+            wait_until_served(url, server)
+            yield server, url
+        finally:
+            # Whom a failed test did not stop, nobody would.
+            server.kill()
 
 
 def wait_until_served(url: str, server: subprocess.Popen[bytes]) -> None:
