@@ -5,15 +5,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from importlib import import_module
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from flask import Flask
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from gunicorn.app import wsgiapp
 
-from manage import app
+from project import metrics
+
+# Before there is an application: its processes count together from the start.
+metrics.share()
+app: Flask = import_module("manage").app
 
 
 def end_with(parent: int) -> None:

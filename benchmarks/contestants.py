@@ -40,15 +40,16 @@ class Contestant(NamedTuple):
     environment: dict[str, str]
 
 
-def service(name: str, title: str, command: str) -> Contestant:
+def service(name: str, title: str) -> Contestant:
     """Return this service as it ships, on one of its servers; its log has a line for each request."""
     variables = {
         "APP_SETTINGS": "project.config.ProductionConfig",
         "AUTH_REQUIRED": "false",
+        "WSGI_SERVER": name,
         "WEB_CONCURRENCY": str(WORKERS),
         "WEB_THREADS": str(THREADS),
     }
-    return Contestant(name, title, ROOT, f"{Path(sys.executable).parent}/{command}", variables)
+    return Contestant(name, title, ROOT, f"{sys.executable} serve.py", variables)
 
 
 def peer(name: str, title: str, command: str, **variables: str) -> Contestant:
@@ -60,12 +61,8 @@ UVICORN = f"uvicorn --port {{port}} --workers {WORKERS} --loop uvloop --http htt
 GUNICORN = f"gunicorn --bind 127.0.0.1:{{port}} --workers {WORKERS} --no-control-socket"
 
 CONTESTANTS = (
-    service("gunicorn", "this service, gunicorn", "gunicorn manage:app"),
-    service(
-        "granian",
-        "this service, granian",
-        f"granian --interface wsgi --port {{port}} --workers {WORKERS} --blocking-threads {THREADS} manage:app",
-    ),
+    service("gunicorn", "this service, gunicorn"),
+    service("granian", "this service, granian"),
     peer("asyncpg", "FastAPI + asyncpg by hand", f"{UVICORN} fastapi_asyncpg:app"),
     peer("tortoise", "FastAPI + Tortoise", f"{UVICORN} fastapi_tortoise:app"),
     peer("sqlalchemy", "FastAPI + SQLAlchemy async", f"{UVICORN} fastapi_sqlalchemy:app"),

@@ -199,14 +199,14 @@ def test_folder_of_the_figures_is_gone_with_the_process_that_made_it(monkeypatch
 
 
 @pytest.mark.usefixtures("open_database")
-def test_every_worker_tells_the_figures_of_all(gunicorn: str) -> None:
+def test_every_worker_tells_the_figures_of_all(either_server: str) -> None:
     def asked() -> float:
-        counted = samples(send(gunicorn, request("GET", "/metrics"))[2].decode())
+        counted = samples(send(either_server, request("GET", "/metrics"))[2].decode())
         return counted.get(("http_requests_total", "GET", "/users/<user_id>", "404"), 0)
 
     before = asked()
     for _ in range(40):
-        send(gunicorn, request("GET", "/users/1"))
+        send(either_server, request("GET", "/users/1"))
 
     assert {asked() for _ in range(20)} == {before + 40}
 
