@@ -154,6 +154,15 @@ def test_body_over_the_limit_is_a_413_and_is_not_read(client: FlaskClient) -> No
     assert response.get_json()["code"] == "request_entity_too_large"
 
 
+def test_body_that_ends_too_early_is_a_408(client: FlaskClient) -> None:
+    # As gunicorn hands it over.
+    cut = {"wsgi.input": io.BytesIO(b"{"), "wsgi.input_terminated": True, "CONTENT_LENGTH": "10"}
+    response = client.post("/users", content_type="application/json", environ_overrides=cut)
+
+    assert response.status_code == 408
+    assert response.get_json()["code"] == "request_timeout"
+
+
 def test_body_of_unannounced_length_is_a_411(client: FlaskClient) -> None:
     response = client.post("/users", json={}, headers={"Transfer-Encoding": "chunked"})
 
