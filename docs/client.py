@@ -1,7 +1,7 @@
 """Use a client that openapi-python-client generates from the service's own document; the tests run this file.
 
     .venv/bin/openapi-python-client generate --url http://localhost:5001/openapi.json \\
-        --meta none --output-path users_client
+        --config docs/client.yml --meta none --output-path users_client
     PYTHONPATH=. .venv/bin/python docs/client.py http://localhost:5001
 
 It adds seven users, lists them in pages of three, changes one and removes all of them.

@@ -9,9 +9,8 @@ from project.tests.conftest import ROOT
 
 
 def test_generated_client_lists_and_writes_users(gunicorn: str, open_database: str, tmp_path: Path) -> None:
-    (tmp_path / "config.yml").write_text("post_hooks: []\n")
     generate = ["generate", "--url", f"{gunicorn}/openapi.json", "--meta", "none", "--output-path", "users_client"]
-    generate += ["--config", "config.yml", "--fail-on-warning"]
+    generate += ["--config", str(ROOT / "docs/client.yml"), "--fail-on-warning"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     made = subprocess.run(
