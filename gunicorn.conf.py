@@ -51,11 +51,11 @@ class Worker(ThreadWorker):
     #: What moves many users takes its time; everything else ends within 30 s.
     transfer = re.compile(rb"POST /users/import[ ?]|GET /users/export[ ?]")
     #: How many seconds a request may wait for a thread, come in, and be answered altogether.
-    queue_seconds, read_seconds, request_seconds = 1.5, 20.0, 28.0
+    queue_seconds, read_seconds, request_seconds = 0.75, 20.0, 28.0
     #: The service's own limit comes first, and its answer with it.
     transfer_seconds = settings["TRANSFER_TIMEOUT"] + 5
     #: How often to look, in seconds.
-    tick = 0.25
+    tick = 0.1
 
     def init_process(self):
         """Add two threads for those who ask how the service is."""
@@ -126,6 +126,11 @@ class Worker(ThreadWorker):
         except OSError as error:
             self.log.debug("The client is gone, or has sent nothing more: %s", error)
         self.answer(conn.sock, conn.client, 503, "Service Unavailable", "The service is busy at the moment.")
+
+    def is_parent_alive(self):
+        """Stop in earnest where the master is gone: whoever takes its place needs the port."""
+        self.alive = self.alive and super().is_parent_alive()
+        return self.alive
 
     def _cap_keepalive(self, deadline):
         """Let a stopping worker wait no longer for a request on a new connection than on one that is kept alive."""

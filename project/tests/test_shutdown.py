@@ -21,6 +21,28 @@ COMMANDS = {
 }
 
 
+def test_workers_leave_the_port_when_the_master_is_killed(open_database: str) -> None:
+    gunicorn = COMMANDS[""]
+    with start_server(open_database, subprocess.DEVNULL, gunicorn) as (server, url):
+        caller = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=30)
+        caller.request("GET", "/ping")
+        caller.getresponse().read()
+        server.kill()
+    deadline = time.monotonic() + 20
+    refused = False
+    while not refused and time.monotonic() < deadline:
+        # Over the same connection as long as it is kept alive, which must keep no worker from its end.
+        try:
+            caller.request("GET", "/ping")
+            caller.getresponse().read()
+        except ConnectionRefusedError:
+            refused = True
+        except (OSError, http.client.HTTPException):
+            caller.close()
+
+    assert refused
+
+
 @pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=["gunicorn", "granian", "gunicorn manage:app"])
 def test_stop_loses_no_request(open_database: str, name: str, command: tuple[str, ...]) -> None:
     said: Counter[object] = Counter()
