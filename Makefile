@@ -33,6 +33,9 @@ test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its ow
 fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly project/tests/test_schemathesis.py
 
+chaos: $(INSTALLED)  ## Break the database, the workers and the network under load: FAULTS="frozen lock", by default all
+	@$(RUN) -m benchmarks.chaos $(FAULTS)
+
 check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for secrets
 	@$(RUN) -m flake8
 	@$(RUN) -m black --check --diff --quiet .
@@ -73,4 +76,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test fuzz check lint-deploy bench bench-scale lock clean
+.PHONY: help install run test fuzz chaos check lint-deploy bench bench-scale lock clean
