@@ -8,7 +8,8 @@ import select
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -54,6 +55,15 @@ class Clock:
         with self.lock:
             now = time.monotonic()
             return self.ends.pop(connection, (now, 0))[0] - now
+
+    @contextmanager
+    def limit(self, connection: Any, seconds: float) -> Iterator[None]:
+        """Let whatever is done with the connection here take so many seconds at most."""
+        self.start(connection, seconds)
+        try:
+            yield
+        finally:
+            self.stop(connection)
 
     def run(self) -> None:
         """Look every now and then, for ever."""

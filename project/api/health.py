@@ -1,12 +1,9 @@
 """Whether the service can do its work."""
 
-import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from logging import getLogger
-from os import dup
 from threading import Lock, Thread
 from typing import Any, Literal
 
@@ -18,6 +15,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from project.api.answers import DatabaseState, Healthy, NoHeaders, RetryHeaders, Unhealthy
 from project.api.errors import Api, Resource, error_body, in_our_words
+from project.database import clock
 from project.extensions import db
 from project.logs import one_line
 from project.postgres import PostgresError
@@ -55,16 +53,13 @@ class Asker:
         self.connection: Any = None
         self.lock = Lock()
         self.question: Future[DatabaseState] | None = None
-        self.asked = 0.0
 
     def state(self) -> DatabaseState:
         """Return what the database says, or "down" where it does not say it in time."""
         with self.lock:
             if self.question is None or self.question.done():
-                self.question, self.asked = Future(), time.monotonic()
+                self.question = Future()
                 Thread(target=self.answer, args=(self.question,), name="health", daemon=True).start()
-            elif self.connection and time.monotonic() > self.asked + PATIENCE:
-                cut(self.connection)
             question = self.question
         with suppress(TimeoutError):
             return question.result(WAIT)
@@ -98,7 +93,7 @@ class Asker:
 
     def ask(self) -> DatabaseState:
         """Ask the database."""
-        with self.connection.cursor() as cursor:
+        with clock.limit(self.connection, PATIENCE), self.connection.cursor() as cursor:
             cursor.execute(STATE, (list(db.metadata.tables),))
             read_only, tables_missing, has_versions = cursor.fetchone()
             if read_only:
@@ -121,13 +116,6 @@ def older_versions(migrations: str) -> frozenset[str]:
     """
     scripts = ScriptDirectory(migrations)
     return frozenset(script.revision for script in scripts.walk_revisions()) - frozenset(scripts.get_heads())
-
-
-def cut(connection: Any) -> None:
-    """End whatever waits for the server at the other end of a connection, which may never say anything again."""
-    # The connection may be gone in this moment.
-    with suppress(OSError, psycopg2.Error), socket.socket(fileno=dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
 
 
 IsWell = tuple[Healthy, Literal[200], NoHeaders]
