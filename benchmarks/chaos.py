@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
+import psutil
 import psycopg2
 
 from benchmarks.topology import (
@@ -111,8 +112,10 @@ def killed(watch: IdleWatch) -> Outcome:
             time.sleep(0.5)
             backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'users'"
             until(lambda: bool(cluster.query(backends)))
-            os.kill(cluster.query(backends)[0][0], signal.SIGKILL)
-            time.sleep(0.05)
+            others = [pid for (pid,) in cluster.query(backends)]
+            os.kill(others[0], signal.SIGKILL)
+            # Postgres ends them all, and then takes connections anew.
+            until(lambda: not any(map(psutil.pid_exists, others)))
             until(cluster.accepts)
             times["backend"].append(load.writes_again(time.monotonic()))
             cluster.kill()
