@@ -7,6 +7,7 @@ It empties the table of summaries of the database that DATABASE_URL names.
 
 import argparse
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,12 +36,14 @@ COUNT = """
 
 
 def main() -> None:
-    """Run it, and print one line; the exit status is 1 where a row was lost or done twice."""
+    """Run it, and print what became of the rows; the exit status is 1 where a row was lost or done twice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--kills", type=int, default=1000, help="at most so many, one a second")
+    parser.add_argument("--kills", type=int, default=1000, help="at most so many")
+    parser.add_argument("--every", type=float, default=1, help="seconds between two kills")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds that a page takes")
+    parser.add_argument("--timeout", type=int, default=2, help="SUMMARY_TIMEOUT; a lease lasts twice that and 5 s")
     options = parser.parse_args()
 
     with serving() as web, closing(psycopg2.connect(os.environ["DATABASE_URL"])) as database:
@@ -61,8 +64,7 @@ def main() -> None:
         settings = {
             **os.environ,
             "SUMMARY_ALLOWED_HOSTS": f"{web.host}:{web.port}",
-            # The lease that a killed worker leaves lasts for 2 * 2 + 5 seconds.
-            "SUMMARY_TIMEOUT": "2",
+            "SUMMARY_TIMEOUT": str(options.timeout),
         }
 
         def start():
@@ -73,12 +75,12 @@ def main() -> None:
         kills = 0
         left = options.rows
         while left and time.monotonic() < begin + 300:
-            time.sleep(1)
+            time.sleep(options.every)
             cursor.execute("SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FROM summaries")
             left = cursor.fetchone()[0]
             # One that has come to work, so that a row dies with it.
             if left < options.rows and kills < options.kills:
-                victim = workers.pop(0)
+                victim = workers.pop(random.randrange(len(workers)))
                 victim.send_signal(signal.SIGKILL)
                 victim.wait()
                 workers.append(start())

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 from project.articles import sentences_of, summarise
@@ -33,10 +34,11 @@ def read(url: str, ports: list[int], allowed_hosts: list[str], timeout: float) -
 
 
 def main(tasks: TextIO, answers: TextIO) -> None:
-    """Do tasks until there are no more."""
+    """Do tasks until there are no more, or until nobody waits for an answer: a worker that was killed."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    for task in tasks:
-        print(json.dumps(read(**json.loads(task))), file=answers, flush=True)
+    with suppress(BrokenPipeError):
+        for task in tasks:
+            print(json.dumps(read(**json.loads(task))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ class Reader:
     def start(self) -> subprocess.Popen[str]:
         """Start the process."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "project.reader"],
+            # Unbuffered: an answer that nobody reads any more is not left to be written at its end.
+            [sys.executable, "-u", "-m", "project.reader"],
             cwd=ROOT,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             stdin=subprocess.PIPE,
@@ -73,9 +74,11 @@ class Reader:
         process = self.process or self.start()
         try:
             print(json.dumps(task), file=process.stdin, flush=True)
-            answer = process.stdout.readline() if process.stdout else ""
         except BrokenPipeError:
-            answer = ""
+            # It died when it had nothing to do: this page is not to blame.
+            self.close()
+            return self.read(task)
+        answer = process.stdout.readline() if process.stdout else ""
         if answer.endswith("\n"):
             return dict(json.loads(answer))
         self.close()

@@ -109,7 +109,10 @@ PARAMETERS = {
         "The `ETag` of the caller's copy: while it is good, the answer is 304.", "If-None-Match", ETAG
     ),
     "If-Match": header_parameter(
-        "The `ETag` of what the caller has read: if somebody wrote since, the answer is 412.", "If-Match", ETAG
+        "The `ETag` of what the caller has read: if somebody wrote since, the answer is 412. "
+        "A summary that is `pending` gets a new one with each attempt at its page.",
+        "If-Match",
+        ETAG,
     ),
 }
 
