@@ -39,10 +39,15 @@ class Discreet(SpanExporter):
 def discreet(span: ReadableSpan) -> ReadableSpan:
     """Return a copy of a span that tells nothing of people."""
     attributes = told(span.attributes)
-    # Of an unknown address the path would be a part of the name.
-    is_unknown = span.kind == SpanKind.SERVER and "http.route" not in attributes
+    name = span.name
+    if span.kind == SpanKind.SERVER and "http.route" not in attributes:
+        # Of an unknown address the path would be a part of the name.
+        name = name.partition(" ")[0]
+    elif name == "EXECUTE":
+        # What a prepared statement does is the first word of its name.
+        name = str(attributes["db.statement"]).split()[1].partition("_")[0].upper()
     return ReadableSpan(
-        name=span.name.partition(" ")[0] if is_unknown else span.name,
+        name=name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,

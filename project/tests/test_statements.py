@@ -1,6 +1,7 @@
 """Single statements, each of which commits by itself, beside sessions, which do not."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -74,6 +75,47 @@ def test_connection_that_breaks_is_replaced(app: Flask) -> None:
         assert lost.value.connection_invalidated
         assert db.engine.pool.checkedout() == 0
         assert Statement(select(literal(1))).row() == (1,)
+
+
+def test_statement_is_prepared_once_a_connection(app: Flask) -> None:
+    with app.app_context():
+        for number in range(3):
+            ADD.row(username="michael", email=f"{number}@b.test")
+
+        prepared = text("SELECT statement FROM pg_prepared_statements WHERE name = :name")
+        for _ in range(2):
+            with db.engine.connect() as connection:
+                texts = connection.scalars(prepared, {"name": ADD.name}).all()
+                assert [found[: found.index("VALUES")].split()[4:6] for found in texts] == [["INTO", "users"]]
+                connection.invalidate()
+            ADD.row(username="michael", email=f"{uuid4()}@b.test")
+
+
+def test_statement_that_was_discarded_is_prepared_anew(app: Flask) -> None:
+    with app.app_context():
+        assert Statement(BACKEND).row()
+        literally = Statement(select(literal("here")))
+        assert literally.row() == ("here",)
+        with db.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("DISCARD ALL"))
+
+        assert literally.row() == ("here",)
+
+
+def test_statement_outlives_a_change_of_its_table(app: Flask) -> None:
+    every = Statement(select(text("*")).select_from(text("changing")))
+    with app.app_context():
+        try:
+            with db.engine.begin() as connection:
+                connection.execute(text("CREATE TABLE changing AS SELECT 1 AS first"))
+            assert every.row() == (1,)
+            with db.engine.begin() as connection:
+                connection.execute(text("ALTER TABLE changing ADD second integer DEFAULT 2"))
+
+            assert every.row() == (1, 2)
+        finally:
+            with db.engine.begin() as connection:
+                connection.execute(text("DROP TABLE changing"))
 
 
 def test_listeners_of_the_engine_hear_of_statements(app: Flask) -> None:
