@@ -35,6 +35,7 @@ from project.api.models import PREFIX, THIS_SECOND, AccessToken, Note, Row, Summ
 from project.api.schemas import InvalidPayload, NoteIn, Payload, SummaryWanted, UserIn, validated
 from project.extensions import db
 from project.metrics import metrics
+from project.transfer import as_text
 
 #: What a person's token must allow.
 SCOPE = "admin"
@@ -47,8 +48,6 @@ POLICY = (
 STATIC = Path(__file__).resolve().parent / "static"
 
 ROW_ID = re.compile("[1-9][0-9]{0,17}")
-#: What makes a spreadsheet run a cell.
-RUNS = ("=", "+", "-", "@", "\t", "\r")
 #: Of an export, which is made in memory; whoever has more takes the API.
 MOST_EXPORTED = 100_000
 LAST_PAGE = 1_000_000
@@ -286,8 +285,7 @@ class RowTable(Table):
 
     def get_export_value(self, model: Any, name: Any) -> str:
         """Return a cell that no spreadsheet runs."""
-        value = shown(getattr(model, name))
-        return f"'{value}" if value.startswith(RUNS) else value
+        return as_text(shown(getattr(model, name)))
 
     def create_model(self, form: RowForm) -> Row | bool:
         """Add a row, or tell the form why not."""

@@ -51,7 +51,9 @@ IMPORT_LOCK = 7_303_014_120
 
 # What makes a spreadsheet run a cell, behind apostrophes or none: one apostrophe more makes it text, and what import
 # takes away again is exactly what export has added.
-RUN = re.compile("'+[=+@\t\r\n-]")
+RUNS = "'*[=+@\t\r\n-]"
+RUN = re.compile(RUNS)
+MADE_TEXT = re.compile(f"'{RUNS}")
 BOOLEANS = {"true": True, "false": False}
 #: What Python's csv module says, in our words.
 CSV_ERRORS = {
@@ -161,7 +163,7 @@ def members(header: list[str], cells: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(header, cells))
     for name in NEEDED:
         # Compared first, since the pattern costs more and almost no cell begins like that.
-        if row[name][:1] == "'" and RUN.match(row[name]):
+        if row[name][:1] == "'" and MADE_TEXT.match(row[name]):
             row[name] = row[name][1:]
     for name in ("id", "active", "created_date"):
         if not (cell := row.get(name, "")):
@@ -202,6 +204,11 @@ def located(line: int, faults: Iterable[Fault]) -> Iterator[Fault]:
     """Yield the faults of a payload as those of a line."""
     for found in faults:
         yield {**found, "loc": ["body", line, *found["loc"][1:]]}
+
+
+def as_text(cell: str) -> str:
+    """Return a cell that no spreadsheet runs."""
+    return f"'{cell}" if RUN.match(cell) else cell
 
 
 READERS = {"csv": csv_rows, "ndjson": ndjson_rows}
@@ -498,17 +505,26 @@ def kept_fault(found: Fault) -> tuple[str, ...]:
 
 DATE = SQL("replace((created_date AT TIME ZONE 'UTC')::text, ' ', 'T') || 'Z'")
 # What may need the apostrophe comes before the letters, so that most cells are spared the pattern.
-CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ '^''*[=+@\\t\\r\\n-]' THEN '''' || {0} ELSE {0} END""")
-CELLS = SQL("id, {}, {}, active::text, {}").format(CELL.format(SQL("username")), CELL.format(SQL("email")), DATE)
+CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ {1} THEN '''' || {0} ELSE {0} END""")
+CELLS = SQL("id, {}, {}, active::text, {}").format(
+    *(CELL.format(SQL(name), Literal(f"^{RUNS}")) for name in NEEDED), DATE
+)
 OBJECT = SQL("""
     '{{"id":' || id || ',"username":' || to_json(username)::text || ',"email":' || to_json(email)::text
-    || ',"active":' || active::text || ',"created_date":"' || {} || '"}}'
+    || CASE WHEN active THEN ',"active":true' ELSE ',"active":false' END || ',"created_date":"' || {} || '"}}'
     """).format(DATE)
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
 WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
-BOUNDS = SQL("SELECT max(id), count(*) FROM (SELECT id FROM users WHERE id > {} AND {} ORDER BY id LIMIT {}) chunk")
-CHUNK = SQL("COPY (SELECT {} FROM users WHERE id > {} AND id <= {} AND {} ORDER BY id) TO STDOUT (FORMAT csv {})")
+CHUNK = SQL("COPY (SELECT {} FROM users WHERE id > {} AND {} ORDER BY id LIMIT {}) TO STDOUT (FORMAT csv {})")
+#: The id in a row of either form, which nothing with a digit precedes.
+ID = re.compile(b"-?[0-9]+")
+
+
+class Rows(list[bytes]):
+    """Rows as COPY writes them: psycopg2 hands them over one by one."""
+
+    write = list.append
 
 
 def estimate(connection: Connection) -> int:
@@ -525,18 +541,18 @@ def export_users(connection: Connection, format: str, active: bool | None = None
     start, shown, form = WRITERS[format]
     chosen = SQL("true") if active is None else SQL("active = {}").format(Literal(active))
     execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    last, piece = -(2**63), start.encode()
-    while True:
-        bounds = BOUNDS.format(Literal(last), chosen, Literal(CHUNK_ROWS))
-        ((until, users),) = execute(connection, bounds)
-        if not users:
-            break
-        chunk = BytesIO()
-        chunk.write(piece)
-        with connection.cursor() as cursor:
-            cursor.copy_expert(CHUNK.format(shown, Literal(last), Literal(until), chosen, form), chunk)
-        yield chunk.getvalue(), users
-        last, piece = until, b""
-    if piece:
-        yield piece, 0
+    # There is an index by id, also for those whom the planner does not know yet.
+    execute(connection, "SET LOCAL enable_sort = off")
+    last = 1 - 2**63
+    with connection.cursor() as cursor:
+        while True:
+            rows = Rows()
+            cursor.copy_expert(CHUNK.format(shown, Literal(last), chosen, Literal(CHUNK_ROWS), form), rows)
+            if not rows:
+                break
+            last = int(ID.findall(rows[-1])[0])
+            yield start.encode() + b"".join(rows), len(rows)
+            start = ""
+    if start:
+        yield start.encode(), 0
     execute(connection, "COMMIT")

@@ -14,6 +14,7 @@ from project.api.errors import Api, Resource
 from project.api.schemas import FILES, ExportQuery, ImportQuery, InvalidFile, query, users_file
 from project.database import allow
 from project.extensions import db
+from project.metrics import metrics
 
 transfers_blueprint = Blueprint("transfers", __name__)
 api = Api(transfers_blueprint)
@@ -53,6 +54,8 @@ class UserImport(Resource):
             job.stage(file, format, in_time)
             counts = job.merge(asked.on_conflict, asked.dry_run)
             faults = list(job.faults(MOST_FAULTS))
+        if not asked.dry_run:
+            metrics().users_created.inc(counts.added)
         if faults and asked.on_conflict == "fail":
             raise InvalidFile(*faults)
         message = "This is what would be done." if asked.dry_run else "The users were imported."

@@ -3,8 +3,12 @@
 import gzip
 import http.client
 import json
+import re
 import socket
+import struct
+import urllib.request
 from collections.abc import Iterator
+from io import BytesIO
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +19,7 @@ from werkzeug.test import TestResponse
 from project import db, transfer
 from project.api import transfers
 from project.tests.conftest import app_on, execute
+from project.tests.test_metrics import figures
 from project.tests.test_openapi import check
 from project.tests.test_transfer import wait_for
 
@@ -66,6 +71,15 @@ def test_ndjson_is_imported(client: FlaskClient, open_database: str) -> None:
 
     assert send(client, lines, content_type=f"{NDJSON}; charset=utf-8").get_json()["data"]["added"] == 3
     assert names(open_database) == ["x", "y", "z"]
+
+
+def test_users_who_are_added_are_counted(app: Flask, client: FlaskClient) -> None:
+    send(client, FILE, "?dry_run=true")
+    send(client, FILE)
+    send(client, FILE)
+    send(client, FILE + "c,c@b.test\n", "?on_conflict=skip")
+
+    assert figures(app)["users_created_total",] == 3
 
 
 def test_dry_run_writes_nothing(client: FlaskClient, open_database: str) -> None:
@@ -261,6 +275,44 @@ def begun_export(url: str) -> socket.socket:
     client.sendall(b"GET /users/export HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
     return client
+
+
+@pytest.mark.parametrize("end", ["half-closes", "goes away", "resets"])
+def test_file_that_ends_too_early_is_not_imported(either_server: str, open_database: str, end: str) -> None:
+    address = urlsplit(either_server)
+    length = len(FILE) + 200_000
+    head = f"POST /users/import HTTP/1.1\r\nHost: x\r\nContent-Type: {CSV}\r\nContent-Length: {length}\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=60) as client:
+        client.sendall((head + FILE).encode())
+        if end == "half-closes":
+            client.shutdown(socket.SHUT_WR)
+        elif end == "resets":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    # By then the server has noticed: it has nothing else in hand.
+    in_flight = r"^http_requests_in_flight(?:\{.*\})? 1\.0$"
+    figures = ""
+    while not re.search(in_flight, figures, re.MULTILINE):
+        figures = urllib.request.urlopen(f"{either_server}/metrics", timeout=60).read().decode()
+    assert names(open_database) == []
+    assert 'status="5' not in figures
+
+
+class Reset(BytesIO):
+    """A body whose sender goes away."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Fail as a socket does."""
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("body", [BytesIO(FILE.encode()), Reset()])
+def test_file_that_ends_too_early_is_408(client: FlaskClient, open_database: str, body: BytesIO) -> None:
+    # As gunicorn hands it over.
+    cut = {"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_LENGTH": str(len(FILE) + 1)}
+
+    assert client.post("/users/import", content_type=CSV, environ_overrides=cut).status_code == 408
+    assert names(open_database) == []
 
 
 @pytest.mark.usefixtures("many")
