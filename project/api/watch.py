@@ -27,7 +27,8 @@ def end(figures: Metrics, response: Response) -> Response:
     line["status"] = response.status_code
     grant = known.get("grant")
     line["token"] = harmless(grant.name) if grant else None
-    if response.is_streamed:
+    # A file is handed to the server as it is, which closes it and not the response.
+    if response.is_streamed and not response.direct_passthrough:
         response.call_on_close(partial(note, figures, line, known.began))
     else:
         note(figures, line, known.began)

@@ -87,6 +87,19 @@ def test_requests_are_counted_by_rule_method_and_status(app_of_its_own: Flask) -
     assert counted["users_created_total",] == 1
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/docs/swagger-ui.css", "/users/export", "/docs"])
+def test_whatever_is_answered_is_no_longer_in_hand(app_of_its_own: Flask, method: str, path: str) -> None:
+    with app_of_its_own.test_client().open(path, method=method) as answer:
+        assert answer.status_code == 200
+        assert answer.get_data() == b"" or method == "GET"
+
+    counted = figures(app_of_its_own)
+
+    assert counted["http_requests_in_flight",] == 1
+    assert [name for name in counted if name[0] == "http_requests_total" and name[1] == method]
+
+
 def test_what_callers_make_up_makes_no_series(app_of_its_own: Flask) -> None:
     for number in range(50):
         app_of_its_own.test_client().open(f"/nowhere/{number}", method=f"ODD{number}")

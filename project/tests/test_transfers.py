@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import struct
+import time
 import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
@@ -291,8 +292,9 @@ def test_file_that_ends_too_early_is_not_imported(either_server: str, open_datab
 
     # By then the server has noticed: it has nothing else in hand.
     in_flight = r"^http_requests_in_flight(?:\{.*\})? 1\.0$"
-    figures = ""
+    figures, deadline = "", time.monotonic() + 30
     while not re.search(in_flight, figures, re.MULTILINE):
+        assert time.monotonic() < deadline, figures
         figures = urllib.request.urlopen(f"{either_server}/metrics", timeout=60).read().decode()
     assert names(open_database) == []
     assert not re.search('route="/users/import",status="5', figures)
