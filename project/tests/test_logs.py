@@ -163,6 +163,7 @@ def test_level_leaves_out_what_went_well(lines: Lines) -> None:
         ("usr_abcdefgh12345678 and eyJhbGciOi.eyJzdWIi.c2ln", "<token> and <token>"),
         ("\ud800", "?"),
         ("x" * 5000, "x" * 1000),
+        ("\x1b[31m\x1b[1mred\x1b[0m", " red "),
     ],
 )
 def test_text_from_elsewhere_is_made_harmless(given: str, shown: str) -> None:
