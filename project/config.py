@@ -209,6 +209,8 @@ class BaseConfig:
         # A worker never has more requests in hand than threads, so none of them waits for a connection.
         "pool_size": WEB_THREADS,
         "pool_timeout": 2,
+        # project/database.py does it, where there is something to roll back.
+        "pool_reset_on_return": None,
         "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 3,

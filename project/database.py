@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from flask import g, has_request_context
 from psycopg2.errors import ReadOnlySqlTransaction
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, PoolResetState, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -41,10 +41,13 @@ class Clock:
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
 
-    def start(self, connection: Any, seconds: float) -> None:
-        """Cut the connection in so many seconds, unless it is stopped before."""
+    def start(self, connection: Any, seconds: float, inode: int) -> None:
+        """Cut the connection in so many seconds, unless it is stopped before.
+
+        inode: of its socket, which is not asked for here: whoever waits for this lock would wait for the system.
+        """
         with self.lock:
-            self.ends[connection] = time.monotonic() + seconds, os.fstat(connection.fileno()).st_ino
+            self.ends[connection] = time.monotonic() + seconds, inode
             if self.thread is None:
                 # Not before: a thread does not live on in the workers that gunicorn forks.
                 self.thread = threading.Thread(target=self.run, name="database-clock", daemon=True)
@@ -59,7 +62,7 @@ class Clock:
     @contextmanager
     def limit(self, connection: Any, seconds: float) -> Iterator[None]:
         """Let whatever is done with the connection here take so many seconds at most."""
-        self.start(connection, seconds)
+        self.start(connection, seconds, socket_of(connection))
         try:
             yield
         finally:
@@ -77,6 +80,11 @@ class Clock:
             now = time.monotonic()
             for connection in [connection for connection, (end, _) in self.ends.items() if end <= now]:
                 shut(connection, self.ends.pop(connection)[1])
+
+
+def socket_of(connection: Any) -> int:
+    """Return the inode of a connection's socket, which no other has while this one is there."""
+    return os.fstat(connection.fileno()).st_ino
 
 
 def shut(connection: Any, inode: int) -> None:
@@ -115,7 +123,8 @@ def connecting(dialect: Any, record: Any, arguments: Any, parameters: dict[str, 
 
 
 def connected(connection: Any, record: Any) -> None:
-    """Count the time it took."""
+    """Note its socket, and count the time it took."""
+    record.info["socket"] = socket_of(connection)
     if has_request_context():
         allow(seconds_left() - (time.monotonic() - record.info["since"]))
 
@@ -131,7 +140,7 @@ def checked_out(connection: Any, record: Any, proxy: Any) -> None:
         raise InvalidatePoolError()
     if has_request_context():
         record.info["request"] = g._get_current_object()
-        clock.start(connection, seconds_left())
+        clock.start(connection, seconds_left(), record.info["socket"])
 
 
 def given_back(connection: Any, record: Any) -> None:
@@ -148,6 +157,22 @@ def has_news(connection: Any) -> bool:
     return bool(look.poll(0))
 
 
+def begin(connection: Connection) -> None:
+    """Begin a transaction also where single statements have left the connection in autocommit."""
+    raw: Any = connection.connection.driver_connection
+    if raw.autocommit and connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        raw.autocommit = False
+
+
+def reset(connection: Any, record: Any, state: PoolResetState) -> None:
+    """Roll back what a connection that is given back has begun, if anything.
+
+    SQLAlchemy would do it each time, and psycopg2 then lets other threads take their turn for nothing.
+    """
+    if not (state.transaction_was_reset or connection.autocommit):
+        connection.rollback()
+
+
 def drop_read_only(context: ExceptionContext) -> None:
     """Drop all connections where one leads to a database that has become a standby: the next may find the primary."""
     if isinstance(context.original_exception, ReadOnlySqlTransaction):
@@ -162,4 +187,6 @@ def guard(engine: Engine) -> None:
     # One that is lost is closed first, and then given back as nothing.
     event.listen(engine, "close", given_back)
     event.listen(engine, "checkin", given_back)
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "reset", reset)
     event.listen(engine, "handle_error", drop_read_only)

@@ -7,7 +7,6 @@ and plans it once a connection instead of each time: 15 to 19 µs of its CPU for
 Whoever needs several statements to succeed or fail together takes a session or `db.engine.begin()`, as everywhere.
 """
 
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -50,16 +49,14 @@ class Statement:
             for listener in connection.dispatch.before_cursor_execute:
                 listener(connection, cursor, self.sql, {**self.constants, **parameters}, None, False)
             try:
-                raw.autocommit = True
+                # It stays so until somebody begins a transaction: to set it makes other threads take their turn.
+                if not raw.autocommit:
+                    raw.autocommit = True
                 self.run(cursor, parameters, connection.info.setdefault("prepared", set()))
                 found: list[Row] = cursor.fetchall()
             except psycopg2.Error as error:
                 # SQLAlchemy's errors and events, and an end to a connection that is broken, as for its own statements.
                 connection._handle_dbapi_exception(error, self.sql, parameters, cursor, None)
-            finally:
-                # A closed connection has no settings any more.
-                with suppress(psycopg2.InterfaceError):
-                    raw.autocommit = False
         return found
 
     def run(self, cursor: Any, parameters: dict[str, Any], prepared: set[str]) -> None:

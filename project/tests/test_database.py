@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from project import database, db
 from project.config import ProductionConfig
-from project.database import Clock
+from project.database import Clock, socket_of
 from project.tests.conftest import app_on, execute, free_port
 
 ADA = {"username": "ada", "email": "ada@example.org"}
@@ -111,6 +111,17 @@ def test_request_may_be_allowed_more_and_spends_it(app: Flask) -> None:
     assert 0.3 <= 60 - float(app.test_client().get("/patient").text) < 10
 
 
+def test_connection_that_is_given_back_has_begun_nothing(app: Flask) -> None:
+    with app.app_context():
+        with db.engine.connect() as connection:
+            connection.execute(text("INSERT INTO users (username, email) VALUES ('ada', 'ada@example.org')"))
+        pooled = db.engine.raw_connection()
+        pooled.cursor().execute("INSERT INTO users (username, email) VALUES ('ada', 'ada@example.org')")
+        pooled.close()
+
+        assert db.session.scalar(text("SELECT count(*) FROM users")) == 0
+
+
 def test_commands_take_the_time_they_need(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "REQUEST_SECONDS", 0)
     with app.app_context():
@@ -121,7 +132,7 @@ def test_clock_cuts_what_is_late_and_nothing_else(open_database: str) -> None:
     clock = Clock()
     late, returned, early, gone, replaced = connections = [psycopg2.connect(open_database) for _ in range(5)]
     for connection in connections:
-        clock.start(connection, 60 if connection is early else -1)
+        clock.start(connection, 60 if connection is early else -1, socket_of(connection))
     clock.stop(returned)
     gone.close()
     # What happens where libpq lets go of a socket, and its number becomes another's.

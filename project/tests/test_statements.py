@@ -91,6 +91,19 @@ def test_statement_is_prepared_once_a_connection(app: Flask) -> None:
             ADD.row(username="michael", email=f"{uuid4()}@b.test")
 
 
+def test_transaction_begins_after_a_statement_on_the_same_connection(app: Flask) -> None:
+    with app.app_context():
+        assert (backend := Statement(BACKEND).row())
+        with db.engine.connect() as connection:
+            assert tuple(connection.execute(BACKEND).one()) == backend
+            connection.execute(text("INSERT INTO users (username, email) VALUES ('ada', 'ada@b.test')"))
+            connection.rollback()
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("INSERT INTO users (username, email) VALUES ('bob', 'bob@b.test')"))
+
+        assert db.session.scalars(text("SELECT username FROM users")).all() == ["bob"]
+
+
 def test_statement_that_was_discarded_is_prepared_anew(app: Flask) -> None:
     with app.app_context():
         assert Statement(BACKEND).row()
