@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import selectors
 import socket
 import sys
@@ -39,6 +40,18 @@ class Logger(glogging.Logger):
         self.error_log.handlers = [logs.LOG]
 
 
+class Hand:
+    """What is known of a request in hand, or of a connection that waits for a thread.
+
+    since: when it was taken in hand, or when the last request on its connection was answered
+    """
+
+    def __init__(self):
+        self.since = time.monotonic()
+        self.transfer = False
+        self.future = None
+
+
 class Worker(ThreadWorker):
     """A worker that lets nobody wait for ever, and gives the one error body also to what never becomes a request.
 
@@ -49,11 +62,13 @@ class Worker(ThreadWorker):
     #: Whoever looks after the service is answered when all threads are busy too.
     probe = re.compile(rb"(GET|HEAD) /(ping|health|metrics)[ ?]")
     #: What moves many users takes its time; everything else ends within 30 s.
-    transfer = re.compile(rb"POST /users/import[ ?]|GET /users/export[ ?]")
+    transfers = {("POST", "/users/import"), ("GET", "/users/export")}
     #: How many seconds a request may wait for a thread, come in, and be answered altogether.
     queue_seconds, read_seconds, request_seconds = 0.75, 20.0, 28.0
     #: The service's own limit comes first, and its answer with it.
     transfer_seconds = settings["TRANSFER_TIMEOUT"] + 5
+    #: How long a thread waits for the next request of the client that it has just answered, in milliseconds.
+    moment = 2
     #: How often to look, in seconds.
     tick = 0.1
 
@@ -62,6 +77,32 @@ class Worker(ThreadWorker):
         self.probes = ThreadPoolExecutor(2)
         self.in_hand = {}
         super().init_process()
+
+    def serve(self, conn):
+        """Serve a client, which keeps the thread while its next request comes at once and no other needs the thread.
+
+        The main thread would take the connection back, wait for the request, and wake a thread again: that costs as
+        much as the request.
+        """
+        keep = self.handle(conn)
+        while keep is True and self.alive and self.asks_again(conn):
+            hand = self.in_hand[conn]
+            hand.since, hand.transfer = time.monotonic(), False
+            keep = self.handle(conn)
+        return keep
+
+    def asks_again(self, conn):
+        """Wait a moment for the next request of a client, unless another waits for a thread."""
+        if len(self.in_hand) > self.cfg.threads:
+            return False
+        look = select.poll()
+        look.register(conn.sock, select.POLLIN)
+        return bool(look.poll(self.moment))
+
+    def handle_request(self, req, conn):
+        """Answer a request."""
+        self.in_hand[conn].transfer = (req.method, req.path) in self.transfers
+        return super().handle_request(req, conn)
 
     def enqueue_req(self, conn):
         """Give a request to a thread as soon as it begins to come in."""
@@ -75,7 +116,10 @@ class Worker(ThreadWorker):
                 return
         except OSError as error:
             self.log.debug("The client is gone: %s", error)
-        self.submit(self.probes if self.probe.match(line) else self.tpool, self.handle, conn, line)
+        if self.probe.match(line):
+            self.submit(self.probes, self.handle, conn)
+        else:
+            self.submit(self.tpool, self.serve, conn)
 
     def await_data(self, conn):
         """Look at a new connection again when there is something to read, and occupy no thread until then."""
@@ -83,11 +127,12 @@ class Worker(ThreadWorker):
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
-    def submit(self, threads, task, conn, line=b""):
+    def submit(self, threads, task, conn):
         """Let a thread do something with a connection, and keep an eye on it."""
-        future = threads.submit(task, conn)
-        self.in_hand[conn] = time.monotonic(), future, bool(self.transfer.match(line))
-        future.add_done_callback(
+        # Before there is a thread that asks for it.
+        hand = self.in_hand[conn] = Hand()
+        hand.future = threads.submit(task, conn)
+        hand.future.add_done_callback(
             lambda done: done.cancelled() or self.method_queue.defer(self.finish_request, conn, done)
         )
 
@@ -100,13 +145,13 @@ class Worker(ThreadWorker):
         """Wait for events, and look after the requests in hand in between."""
         super().wait_for_and_dispatch_events(min(timeout, self.tick))
         now = time.monotonic()
-        for conn, (since, future, transfer) in list(self.in_hand.items()):
-            seconds = now - since
-            if seconds > self.queue_seconds and future.cancel():
+        for conn, hand in list(self.in_hand.items()):
+            seconds = now - hand.since
+            if seconds > self.queue_seconds and hand.future.cancel():
                 self.submit(self.probes, self.refuse, conn)
-            elif seconds > (self.transfer_seconds if transfer else self.request_seconds):
+            elif seconds > (self.transfer_seconds if hand.transfer else self.request_seconds):
                 self.shut(conn, socket.SHUT_RDWR)
-            elif seconds > self.read_seconds and not transfer:
+            elif seconds > self.read_seconds and not hand.transfer:
                 # The answer, a 408 perhaps, can still be written.
                 self.shut(conn, socket.SHUT_RD)
 

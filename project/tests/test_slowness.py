@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from threading import Event
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -108,3 +110,43 @@ def test_busy_service_answers_whoever_looks_after_it_and_refuses_the_rest(url: s
     assert set(said) == {(503, AWAY), (503, BUSY)}
     assert said[503, AWAY] <= THREADS
     assert send(url, request("GET", "/users"))[0] == 200
+
+
+def test_client_that_asks_all_the_time_leaves_the_threads_to_others(open_database: str, tmp_path: Path) -> None:
+    done = Event()
+
+    def ask_all_the_time(url: str) -> int:
+        asked = 0
+        with closing(HTTPConnection(urlsplit(url).netloc, timeout=20)) as client:
+            while not done.is_set():
+                client.request("GET", "/users")
+                assert client.getresponse().read()
+                asked += 1
+        return asked
+
+    settings = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "1", "AUTH_REQUIRED": "false"}
+    with served(open_database, tmp_path / "log", **settings) as url, ThreadPoolExecutor(2) as clients:
+        busy = [clients.submit(ask_all_the_time, url) for _ in range(2)]
+        statuses = {send(url, request("GET", "/users"))[0] for _ in range(20)}
+        done.set()
+        asked = [client.result() for client in busy]
+
+    assert statuses == {200}
+    assert min(asked) > 10
+
+
+def test_transfer_may_follow_another_request_and_takes_its_time(url: str, open_database: str) -> None:
+    row = b'{"username": "ada", "email": "ada@example.org"}\n'
+    with closing(HTTPConnection(urlsplit(url).netloc, timeout=20)) as client:
+        client.request("GET", "/users")
+        assert client.getresponse().read()
+        client.putrequest("POST", "/users/import")
+        client.putheader("Content-Type", "application/x-ndjson")
+        client.putheader("Content-Length", str(len(row)))
+        client.endheaders()
+        # Longer than any other request may take to come in.
+        time.sleep(1.5)
+        client.send(row)
+
+        assert client.getresponse().status == 200
+    assert execute(open_database, "SELECT username FROM users") == [("ada",)]
