@@ -90,7 +90,8 @@ def call(app: Flask, method: str, target: str, body: bytes = b"", token: str = "
     wall, cpu = time.perf_counter(), time.process_time()
     answer: Iterable[bytes] = app.wsgi_app(request, start_response)
     content = b"".join(answer)
-    getattr(answer, "close")()
+    if close := getattr(answer, "close", None):
+        close()
     cost = Cost(time.perf_counter() - wall, time.process_time() - cpu, content)
     if statuses[-1:] not in (["200 OK"], ["201 CREATED"]):
         raise click.ClickException(f"{method} {target} answered {statuses}: {content.decode()}")

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 import psycopg2
-from flask import Flask, g, has_request_context, request
+from flask import Flask, g, has_request_context
+from flask.globals import request_ctx
 from structlog.dev import ConsoleRenderer
 
 STANDARD_ERROR = 2
@@ -63,7 +64,9 @@ def trace(error: BaseException) -> str:
 
 def call() -> Members:
     """Return what names the current call: its path is not told, since it may hold anything."""
-    method, rule = request.method, request.url_rule
+    # Once: a name of the proxy would look for it each time.
+    known = request_ctx.request
+    method, rule = known.method, known.url_rule
     return {
         "request_id": g.get("request_id"),
         "method": method if method in METHODS else "other",

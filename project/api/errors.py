@@ -1,10 +1,11 @@
 """The one error body, and every way into it."""
 
-import os
+import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask_restful
 import orjson
@@ -21,7 +22,6 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
 from project.api.answers import Error, Fault
@@ -48,9 +48,6 @@ MESSAGES = {
     503: "The database is not available at the moment.",
 }
 
-
-#: How WSGI names the headers that make a GET conditional.
-CONDITIONS = frozenset(("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"))
 
 #: The message and the code for whoever wants an address that somebody has.
 EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
@@ -100,17 +97,22 @@ class JSONResponse(Response):
 
     default_mimetype = "application/json"
 
-    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
-        """Return the headers: Werkzeug would copy and check them once more, which costs 20 µs."""
-        return super().get_wsgi_headers(environ) if self.status_code == 304 else self.headers
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer: Werkzeug would copy and check the headers once more, and wrap the body, which costs 25 µs."""
+        if self.status_code == 304 or environ["REQUEST_METHOD"] == "HEAD":
+            return super().__call__(environ, start_response)
+        start_response(self.status, self.headers.to_wsgi_list())
+        return [self.data]
 
 
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with the data as its JSON body; 304 without one where If-None-Match names its ETag."""
     response = JSONResponse(orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status, headers)
-    # With neither of them, what there is to do costs 10 µs and changes nothing.
-    if headers and "ETag" in headers and not CONDITIONS.isdisjoint(request.environ):
-        response.make_conditional(request)
+    # Where neither header asks for it, what there is to do costs 10 µs and changes nothing.
+    if headers and "ETag" in headers:
+        asked = request.environ
+        if "HTTP_IF_NONE_MATCH" in asked or "HTTP_IF_MATCH" in asked:
+            response.make_conditional(asked)
     return response
 
 
@@ -199,7 +201,7 @@ def log_exception(error: Any) -> None:
 def choose_request_id() -> None:
     """Take the caller's request id where it is sane, make one otherwise."""
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def send_request_id(response: Response) -> Response:

@@ -1,6 +1,7 @@
 """What every answer tells a browser, whoever made it."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, current_app, request
@@ -38,14 +39,14 @@ def answer_preflight() -> Response | None:
     return None
 
 
-def send_headers(response: Response) -> Response:
+def send_headers(fixed: Mapping[str, str], response: Response) -> Response:
     """Send the headers with every answer."""
-    config = current_app.config
-    there = set(map(str.lower, response.headers.keys()))
-    for name, value in fixed_headers(config).items():
+    headers = response.headers
+    there = {name.lower() for name, _ in headers}
+    for name, value in fixed.items():
         if name.lower() not in there:
-            response.headers.add(name, value)
-    if config["CORS_ORIGINS"]:
+            headers.add(name, value)
+    if current_app.config["CORS_ORIGINS"]:
         response.vary.add("Origin")
         if is_from_named_origin():
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
@@ -56,4 +57,4 @@ def send_headers(response: Response) -> Response:
 def init_app(app: Flask) -> None:
     """Give every answer its headers."""
     app.before_request(answer_preflight)
-    app.after_request(send_headers)
+    app.after_request(partial(send_headers, fixed_headers(app.config)))
