@@ -17,6 +17,8 @@ from project.postgres import Server
 VERSION = "0.1.0"
 # A convenience outside production. In production complete() takes it away, so that it never signs anything.
 KNOWN_SECRET_KEY = "my_precious"
+#: In bytes: with less, somebody could find the key by trying, and sign a session of the admin pages.
+SHORTEST_SECRET_KEY = 32
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
 PROFILES = ROOT / "config"
@@ -262,7 +264,7 @@ def complete(config: MutableMapping[str, Any]) -> None:
     """Complete an application's configuration, or end the process where it cannot serve.
 
     SQLALCHEMY_DATABASE_URI becomes a URL that SQLAlchemy takes, the embedded server's where none is configured;
-    EMBEDDED_POSTGRES becomes None where it is not used.
+    EMBEDDED_POSTGRES becomes None where it is not used; ADMIN_PAGES says whether there are any.
     """
     variable = config["DATABASE_VARIABLE"]
     if config["SQLALCHEMY_DATABASE_URI"]:
@@ -274,6 +276,8 @@ def complete(config: MutableMapping[str, Any]) -> None:
     config["SQLALCHEMY_DATABASE_URI"] = database_url(variable, config["SQLALCHEMY_DATABASE_URI"])
     if config["ENVIRONMENT"] == "production" and config["SECRET_KEY"] == KNOWN_SECRET_KEY:
         config["SECRET_KEY"] = None
+    long_enough = len((config["SECRET_KEY"] or "").encode()) >= SHORTEST_SECRET_KEY
+    config["ADMIN_PAGES"] = long_enough or config["ENVIRONMENT"] != "production"
     if config["AUTH_ISSUER"] and not config["AUTH_AUDIENCE"]:
         raise ConfigError("AUTH_AUDIENCE must be set where AUTH_ISSUER is.")
     # A server of several processes sets it for those that it starts, which is after the classes above were made.

@@ -8,14 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import orjson
 import psycopg2
 from flask import Flask, g, has_request_context
 from flask.globals import request_ctx
-from structlog.dev import ConsoleRenderer
 
 STANDARD_ERROR = 2
 #: Of a text that comes from elsewhere, in characters; and of an error, how many causes.
@@ -93,11 +93,23 @@ def as_json(line: Members) -> bytes:
     return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
 
 
-def for_people(renderer: ConsoleRenderer, line: Members) -> bytes:
+@cache
+def renderer() -> Callable[[None, str, Members], str]:
+    """Return what writes a line for people."""
+    # Not imported at the top: a program has no use for it, nor has a command that writes no line.
+    console = import_module("structlog.dev").ConsoleRenderer
+    # Set apart from rich, which shows the values of variables where it is installed.
+    made: Callable[[None, str, Members], str] = console(
+        colors=sys.stderr.isatty(), timestamp_key="time", pad_event_to=0, sort_keys=False
+    )
+    return made
+
+
+def for_people(line: Members) -> bytes:
     """Return a line for people."""
     told = {name: value for name, value in line.items() if value is not None}
     told["time"] = line["time"].astimezone().strftime("%H:%M:%S")
-    return f"{renderer(None, '', told)}\n".encode()
+    return f"{renderer()(None, '', told)}\n".encode()
 
 
 class Log(logging.Handler):
@@ -128,15 +140,12 @@ def is_no_access_line(record: logging.LogRecord) -> bool:
 
 def start(config: Mapping[str, Any]) -> None:
     """Make every logger of the process write lines of ours."""
-    LOG.render = as_json
-    if config["LOG_FORMAT"] == "console":
-        # Set apart from rich, which shows the values of variables where it is installed.
-        renderer = ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time", pad_event_to=0, sort_keys=False)
-        LOG.render = partial(for_people, renderer)
+    LOG.render = for_people if config["LOG_FORMAT"] == "console" else as_json
     logging.getLogger().addHandler(LOG)
     logging.getLogger("project").setLevel(config["LOG_LEVEL"].upper())
     # What a migration does.
     logging.getLogger("alembic").setLevel(logging.INFO)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     # SQLAlchemy names the pool's logger by its class, which is ours.
     logging.getLogger("project.metrics").setLevel(logging.WARNING)
     logging.getLogger("werkzeug").addFilter(is_no_access_line)

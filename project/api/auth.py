@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flask import Flask, current_app, g, request
 from sqlalchemy import bindparam, func, or_, select, update
@@ -11,10 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
 from project.api import limits
-from project.api.issuer import Issuer, scopes
 from project.api.models import PREFIX, THIS_SECOND, AccessToken
 from project.logs import one_line
 from project.statements import Statement
+
+if TYPE_CHECKING:
+    from project.api.issuer import Issuer
 
 #: Open to everybody, whatever the configuration says.
 OPEN_PATHS = ("/ping", "/health")
@@ -111,7 +114,7 @@ def scope(name: str) -> Callable[[F], F]:
 class Tokens:
     """The tokens that a process has seen in the last second."""
 
-    def __init__(self, issuer: Issuer | None) -> None:
+    def __init__(self, issuer: "Issuer | None") -> None:
         self.issuer = issuer
         self.known: dict[bytes, tuple[float, Grant]] = {}
 
@@ -144,6 +147,14 @@ class Tokens:
         """Return what a token of the issuer allows, or None where it is not valid or nobody trusts an issuer."""
         claims = self.issuer.claims(token) if self.issuer else None
         return Grant(f"{claims['iss']} {claims['sub']}", scopes(claims)) if claims else None
+
+
+def scopes(claims: dict[str, Any]) -> frozenset[str]:
+    """Return the scopes that a token of the issuer names: in scope or scp, as a list or as words in one string."""
+    named: list[Any] = []
+    for claim in (claims.get("scope"), claims.get("scp")):
+        named += claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    return frozenset(name for name in named if isinstance(name, str))
 
 
 def look_up(digest: bytes) -> Grant | None:
@@ -223,7 +234,10 @@ def check() -> None:
 
 def init_app(app: Flask) -> None:
     """Close the application to calls without a token, where the configuration says so."""
-    issuer = app.config["AUTH_ISSUER"]
-    app.extensions["tokens"] = Tokens(Issuer(issuer, app.config["AUTH_AUDIENCE"]) if issuer else None)
+    issuer = None
+    if url := app.config["AUTH_ISSUER"]:
+        # Not imported at the top: nobody else is to pay for the cryptography.
+        issuer = import_module("project.api.issuer").Issuer(url, app.config["AUTH_AUDIENCE"])
+    app.extensions["tokens"] = Tokens(issuer)
     limits.init_app(app)
     app.before_request(check)

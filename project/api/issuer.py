@@ -143,11 +143,3 @@ def fetch(url: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError("its answer is no JSON object")
     return document
-
-
-def scopes(claims: dict[str, Any]) -> frozenset[str]:
-    """Return the scopes that a token names: in scope or scp, as a list or as words in one string."""
-    named: list[Any] = []
-    for claim in (claims.get("scope"), claims.get("scp")):
-        named += claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return frozenset(name for name in named if isinstance(name, str))

@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +18,17 @@ from project.api.models import User
 from project.cli import Commands
 from project.config import DevelopmentConfig, ProductionConfig
 from project.postgres import Server
-from project.tests.conftest import app_on, execute, start_manage
+from project.tests.conftest import ROOT, app_on, execute, start_manage
 from project.tests.utils import add_user
 
 TOKENS = ["create_token", "list_tokens", "revoke_token"]
 TRANSFERS = ["export_users", "import_users"]
+#: Tells what was imported, of what takes long and few need, and whether there is still somebody to collect garbage.
+LOADED = """
+import gc, sys, manage
+wanted = ("alembic", "flask_admin", "jwt", "opentelemetry", "structlog")
+print(gc.isenabled(), *(name for name in wanted if name in sys.modules))
+"""
 EXAMPLES = [("michael", "hermanmu@gmail.com"), ("michaelherman", "michael@mherman.org")]
 
 
@@ -68,6 +76,28 @@ def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
 
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "loaded"),
+    [
+        ({}, ""),
+        ({"SECRET_KEY": "x" * 32}, " flask_admin"),
+        ({"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}, " jwt"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, " opentelemetry"),
+    ],
+)
+def test_start_imports_nothing_that_is_not_configured(settings: dict[str, str], loaded: str) -> None:
+    environment = {
+        "APP_SETTINGS": "project.config.ProductionConfig",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/nothing",
+        **settings,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.stdout == f"True{loaded}\n", done.stderr
 
 
 def test_unknown_option_is_a_usage_error(open_app: Flask) -> None:

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from project import db
 from project.api import health
 from project.config import BaseConfig, DevelopmentConfig, ProductionConfig
-from project.extensions import migrate
+from project.extensions import migrations
 from project.postgres import Server
 from project.tests.conftest import app_on, execute
 from project.tests.test_openapi import check
@@ -93,7 +93,7 @@ def test_tables_that_are_missing_are_told(make_database: Callable[[], str]) -> N
 def test_older_schema_is_told_until_it_is_upgraded(migrated_app: Flask) -> None:
     with migrated_app.app_context():
         assert state(migrated_app) == (200, "up")
-        (head,) = ScriptDirectory(migrate.directory).get_heads()
+        (head,) = ScriptDirectory(migrations.directory).get_heads()
         execute(url_of(migrated_app), "UPDATE alembic_version SET version_num = '0001'")
         assert state(migrated_app) == (503, "behind")
         execute(url_of(migrated_app), f"UPDATE alembic_version SET version_num = '{head}'")

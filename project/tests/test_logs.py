@@ -4,7 +4,6 @@ import json
 import logging
 import urllib.request
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,8 @@ def test_people_get_colours_and_one_line_an_event(
     client: FlaskClient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer = ConsoleRenderer(colors=True, timestamp_key="time", sort_keys=False)
-    monkeypatch.setattr(logs.LOG, "render", partial(logs.for_people, renderer))
+    monkeypatch.setattr(logs, "renderer", lambda: renderer)
+    monkeypatch.setattr(logs.LOG, "render", logs.for_people)
 
     client.get("/ping", headers={"X-Request-ID": "mine"})
     logging.getLogger("project").warning("two\nlines")
