@@ -53,9 +53,10 @@ def write_users(file: Path, users: int) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a command on the benchmark's database."""
+    """Return the environment of a command on the benchmark's database, in production's configuration."""
     url = db.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return {**os.environ, "DATABASE_URL": url, "PGOPTIONS": "-c statement_timeout=0"}
+    settings = {"APP_SETTINGS": "project.config.ProductionConfig", "AUTH_REQUIRED": "false"}
+    return {**os.environ, **settings, "DATABASE_URL": url, "PGOPTIONS": "-c statement_timeout=0"}
 
 
 def manage(*arguments: str) -> list[str]:
@@ -105,48 +106,70 @@ def main(context: click.Context, url: str | None) -> None:
 
 @main.command()
 @click.option("--users", default=1_000_000)
+@click.option("--rounds", default=3, help="How often each export runs.")
 @click.pass_obj
-def rate(url: str | None, users: int) -> None:
-    """Compare with \\copy, and watch the memory."""
+def rate(url: str | None, users: int, rounds: int) -> None:
+    """Compare with \\copy, in turns, and watch the memory."""
     with benchmark(url, users) as folder:
         server = environment()["DATABASE_URL"]
         source, out = folder / "users.csv", folder / "out"
-        table = []
+        taken: dict[str, list[float]] = {}
+        memory: dict[str, float] = {}
 
-        def compare(name: str, theirs: list[str], ours: list[str]) -> None:
-            """Run a command of psql's and ours."""
-            theirs_took = run(theirs)[0]
-            if "\\copy users (" in theirs[-1]:
-                sql("TRUNCATE users RESTART IDENTITY")
-                sql("CHECKPOINT")
-            took, memory = run(ours)
-            table.append((name, theirs_took, took, memory))
+        def measure(name: str, command: list[str]) -> None:
+            """Run a command, and keep what it took and needed."""
+            took, most = run(command)
+            taken.setdefault(name, []).append(took)
+            memory[name] = max(memory.get(name, 0), most)
 
-        into = [psql(), server, "-qc", f"\\copy users ({COLUMNS}) FROM '{source}' CSV HEADER"]
-        out_of = [psql(), server, "-qc", f"\\copy users TO '{out}.copy' CSV HEADER"]
-        as_json = [*out_of[:-1], f"\\copy (SELECT row_to_json(users) FROM users) TO '{out}.copy'"]
-        start, idle = min(run(manage("postgres", "--help")) for _ in range(3))
-        compare("import, CSV", into, manage("import_users", str(source)))
+        def imported(name: str, command: list[str]) -> None:
+            """Do the same, into an empty table."""
+            sql("TRUNCATE users RESTART IDENTITY")
+            sql("CHECKPOINT")
+            measure(name, command)
+
+        def psql_copy(what: str) -> list[str]:
+            """Return a command of psql."""
+            return [psql(), server, "-qc", f"\\copy {what}"]
+
+        into = psql_copy(f"users ({COLUMNS}) FROM '{source}' CSV HEADER")
+        imported("copy in", into)
+        imported("import, CSV", manage("import_users", str(source)))
         sql("VACUUM ANALYZE users")
-        compare("export, CSV", out_of, manage("export_users", f"{out}.csv"))
-        compare("export, NDJSON", out_of, manage("export_users", f"{out}.ndjson"))
-        compare("the same, beside row_to_json", as_json, manage("export_users", f"{out}.ndjson"))
-        sql("TRUNCATE users RESTART IDENTITY")
-        compare("import, NDJSON, with ids", into, manage("import_users", f"{out}.ndjson"))
-        table.append(
-            (
-                "the same, dry run",
-                0,
-                *run(manage("import_users", f"{out}.ndjson", "--dry-run", "--on-conflict", "skip")),
-            )
-        )
-        click.echo(f"A command starts in {start:.1f} s, and needs {idle:.0f} MB. {users:,} users:\n")
+        for _ in range(rounds):
+            measure("start", manage("postgres", "--help"))
+            measure("copy out", psql_copy(f"users TO '{out}.copy' CSV HEADER"))
+            measure("export, CSV", manage("export_users", f"{out}.csv"))
+            measure("copy row_to_json", psql_copy(f"(SELECT row_to_json(users) FROM users) TO '{out}.copy'"))
+            measure("export, NDJSON", manage("export_users", f"{out}.ndjson"))
+        imported("copy in", into)
+        imported("import, NDJSON, with ids", manage("import_users", f"{out}.ndjson"))
+        dry_run = manage("import_users", f"{out}.ndjson", "--dry-run", "--on-conflict", "skip")
+        measure("import, NDJSON, dry run", dry_run)
+        imported("copy in", into)
+
+        start = statistics.median(taken["start"])
+        click.echo(f"A command starts and ends in {start:.2f} s, and needs {memory['start']:.0f} MB.")
+        for name, times in taken.items():
+            click.echo(f"{name}: {', '.join(f'{took:.2f}' for took in times)}")
+        click.echo(f"\n{users:,} users; the medians:\n")
         click.echo("| | \\\\copy, s | here, s | ratio | ratio without the start | users/s | memory over idle, MB |")
         click.echo("| --- | --- | --- | --- | --- | --- | --- |")
-        for name, theirs_took, took, memory in table:
-            ratios = f"{theirs_took / took:.2f} | {theirs_took / (took - start):.2f}" if theirs_took else "|"
-            compared = f"{theirs_took:.2f} | {took:.2f} | {ratios} | {users / took:,.0f}"
-            click.echo(f"| {name} | {compared} | {memory - idle:.0f} |")
+        for name, beside in (
+            ("import, CSV", "copy in"),
+            ("import, NDJSON, with ids", "copy in"),
+            ("import, NDJSON, dry run", None),
+            ("export, CSV", "copy out"),
+            ("export, NDJSON", "copy out"),
+            ("export, NDJSON", "copy row_to_json"),
+        ):
+            took = statistics.median(taken[name])
+            compared = f"| {took:.2f} | |"
+            if beside:
+                theirs = statistics.median(taken[beside])
+                compared = f"{theirs:.2f} | {took:.2f} | {theirs / took:.2f} | {theirs / (took - start):.2f}"
+            told = f"{name}, beside {beside}" if beside == "copy row_to_json" else name
+            click.echo(f"| {told} | {compared} | {users / took:,.0f} | {memory[name] - memory['start']:.0f} |")
 
 
 @main.command()
@@ -183,15 +206,14 @@ def kill(url: str | None, users: int, times: int) -> None:
 @main.command()
 @click.option("--users", default=1_000_000)
 @click.option("--clients", default=50)
-@click.option("--seconds", default=20)
+@click.option("--seconds", default=45, help="For how long the clients call at first.")
 @click.pass_obj
 def clients(url: str | None, users: int, clients: int, seconds: int) -> None:
     """Serve clients who read and write, at first alone and then beside an import."""
     with benchmark(url, users) as folder:
         sql("INSERT INTO users (username, email) SELECT 'there', n || '@there.test' FROM generate_series(1, 1000) n")
         port = "5099"
-        settings = {**environment(), "PORT": port, "APP_SETTINGS": "project.config.ProductionConfig"}
-        settings |= {"AUTH_REQUIRED": "false", "WEB_CONCURRENCY": "2", "LOG_LEVEL": "warning"}
+        settings = {**environment(), "PORT": port, "WEB_CONCURRENCY": "2", "LOG_LEVEL": "warning"}
         command = [sys.executable, "-m", "gunicorn", "--access-logfile", "/dev/null", "manage:app"]
         with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL) as server:
             try:
