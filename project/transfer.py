@@ -3,10 +3,12 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from gzip import BadGzipFile
 from io import BytesIO
+from itertools import count
 from typing import Any, BinaryIO, NamedTuple, get_args
 from zlib import error as ZlibError
 
@@ -42,7 +44,7 @@ NEEDED = ("username", "email")
 MOST_BYTES = 64 * 1024
 #: Of rows that are validated and staged together; a row is some 100 bytes, but may have MOST_BYTES.
 BATCH_ROWS, BATCH_BYTES = 2000, 1024 * 1024
-#: Of rows that an export reads together.
+#: Of rows that a connection of an export reads together.
 CHUNK_ROWS = 20_000
 #: How often a merge begins again when another writer has come in between.
 ATTEMPTS = 5
@@ -516,7 +518,11 @@ OBJECT = SQL("""
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
 WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
-CHUNK = SQL("COPY (SELECT {} FROM users WHERE id > {} AND {} ORDER BY id LIMIT {}) TO STDOUT (FORMAT csv {})")
+# What is passed over is read, and not written.
+CHUNK = SQL(
+    "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) chunk ORDER BY id)"
+    " TO STDOUT (FORMAT csv {})"
+)
 #: The id in a row of either form, which nothing with a digit precedes.
 ID = re.compile(b"-?[0-9]+")
 
@@ -533,26 +539,55 @@ def estimate(connection: Connection) -> int:
     return max(0, int(users))
 
 
-def export_users(connection: Connection, format: str, active: bool | None = None) -> Iterator[tuple[bytes, int]]:
+def begin(connections: Sequence[Connection]) -> None:
+    """Let all connections see the users as of one moment."""
+    first, *others = connections
+    execute(first, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    for other in others:
+        ((snapshot,),) = execute(first, "SELECT pg_export_snapshot()")
+        execute(other, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        execute(other, "SET TRANSACTION SNAPSHOT %s", snapshot)
+    for connection in connections:
+        # There is an index by id, also for those whom the planner does not know yet.
+        execute(connection, "SET LOCAL enable_sort = off")
+
+
+def read(connection: Connection, statement: Composable) -> Rows:
+    """Return the rows that a COPY writes."""
+    rows = Rows()
+    with connection.cursor() as cursor:
+        cursor.copy_expert(statement, rows)
+    return rows
+
+
+def export_users(
+    connections: Sequence[Connection], format: str, active: bool | None = None
+) -> Iterator[tuple[bytes, int]]:
     """Yield a file of the users in pieces, by id, each piece with the number of its users: all as of one moment.
 
-    Between two pieces the connection is idle: a reader who stops reading loses it, by the server's own time limit.
+    connections: each reads a piece, side by side, and one more while the last ones are written. Then they are idle:
+    a reader who stops reading loses them, by the server's own time limit.
     """
     start, shown, form = WRITERS[format]
     chosen = SQL("true") if active is None else SQL("active = {}").format(Literal(active))
-    execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    # There is an index by id, also for those whom the planner does not know yet.
-    execute(connection, "SET LOCAL enable_sort = off")
-    last = 1 - 2**63
-    with connection.cursor() as cursor:
-        while True:
-            rows = Rows()
-            cursor.copy_expert(CHUNK.format(shown, Literal(last), chosen, Literal(CHUNK_ROWS), form), rows)
-            if not rows:
-                break
-            last = int(ID.findall(rows[-1])[0])
-            yield start.encode() + b"".join(rows), len(rows)
-            start = ""
+    begin(connections)
+
+    def asked(last: int) -> list[Future[Rows]]:
+        """Let each connection read its piece of the users after this one."""
+        place = (shown, Literal(last), chosen)
+        return [
+            threads.submit(read, connection, CHUNK.format(*place, Literal(passed), Literal(CHUNK_ROWS), form))
+            for connection, passed in zip(connections, count(0, CHUNK_ROWS))
+        ]
+
+    with ThreadPoolExecutor(len(connections)) as threads:
+        coming = asked(1 - 2**63)
+        while pieces := [rows for rows in [each.result() for each in coming] if rows]:
+            coming = asked(int(ID.findall(pieces[-1][-1])[0]))
+            for rows in pieces:
+                yield start.encode() + b"".join(rows), len(rows)
+                start = ""
     if start:
         yield start.encode(), 0
-    execute(connection, "COMMIT")
+    for connection in connections:
+        execute(connection, "COMMIT")

@@ -96,7 +96,7 @@ def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     deadline = monotonic() + seconds
     allow(seconds)
     with transfer.session(db.engine, seconds) as connection:
-        for piece, _ in transfer.export_users(connection, format, active):
+        for piece, _ in transfer.export_users([connection], format, active):
             yield piece
             if monotonic() > deadline:
                 raise TimeoutError(f"an export took longer than the {seconds} s of TRANSFER_TIMEOUT")

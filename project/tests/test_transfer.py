@@ -149,6 +149,21 @@ def test_large_export_is_in_pieces(app: Flask, tmp_path: Path, monkeypatch: pyte
     assert dump(app, tmp_path / "pieces.csv") == whole
 
 
+def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = "INSERT INTO users (id, username, email) SELECT n, 'a', n || '@b.test' FROM generate_series({}, {}, 2) n"
+    execute(open_database, add.format(1, 19))
+    monkeypatch.setattr(transfer, "CHUNK_ROWS", 2)
+
+    with app.app_context(), transfer.session(db.engine) as one, transfer.session(db.engine) as other:
+        pieces = transfer.export_users([one, other], "ndjson")
+        begun, _ = next(pieces)
+        execute(open_database, add.format(2, 40))
+        execute(open_database, "DELETE FROM users WHERE id > 10")
+        lines = b"".join([begun, *(piece for piece, _ in pieces)]).splitlines()
+
+    assert [json.loads(line)["id"] for line in lines] == list(range(1, 20, 2))
+
+
 def test_export_of_nobody_is_a_header(app: Flask, tmp_path: Path) -> None:
     assert dump(app, tmp_path / "users.csv") == b"id,username,email,active,created_date\n"
     assert dump(app, tmp_path / "users.ndjson") == b""
