@@ -2,9 +2,8 @@
 
 import gc
 
-if gc.isenabled():
-    # What is imported here stays: to search it for garbage again and again would take a fifth of the start.
-    gc.disable()
+# What is imported here stays: to search it for garbage again and again would take a fifth of the start.
+gc.disable()
 
 from collections.abc import Callable
 from importlib import import_module
