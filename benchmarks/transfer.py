@@ -209,21 +209,28 @@ def kill(url: str | None, users: int, times: int) -> None:
 @click.option("--seconds", default=45, help="For how long the clients call at first.")
 @click.pass_obj
 def clients(url: str | None, users: int, clients: int, seconds: int) -> None:
-    """Serve clients who read and write, at first alone and then beside an import."""
+    """Serve clients who read and write: alone, beside psql's \\copy, and beside an import of the same users."""
+    there = "INSERT INTO users (username, email) SELECT 'there', n || '@there.test' FROM generate_series(1, 1000) n"
     with benchmark(url, users) as folder:
-        sql("INSERT INTO users (username, email) SELECT 'there', n || '@there.test' FROM generate_series(1, 1000) n")
+        file = folder / "users.csv"
+        copy = [psql(), environment()["DATABASE_URL"], "-qc", f"\\copy users ({COLUMNS}) FROM '{file}' CSV HEADER"]
+        beside = {"alone": None, "beside \\copy": copy, "beside the import": manage("import_users", str(file))}
+        taken = {}
         port = "5099"
         settings = {**environment(), "PORT": port, "WEB_CONCURRENCY": "2", "LOG_LEVEL": "warning"}
         command = [sys.executable, "-m", "gunicorn", "--access-logfile", "/dev/null", "manage:app"]
         with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL) as server:
             try:
                 time.sleep(4)
-                alone = load(port, clients, seconds, None)
-                beside = load(port, clients, 0, manage("import_users", str(folder / "users.csv")))
+                for name, bulk in beside.items():
+                    sql("TRUNCATE users RESTART IDENTITY")
+                    sql(there)
+                    sql("CHECKPOINT")
+                    taken[name] = load(port, clients, seconds, bulk)
             finally:
                 server.terminate()
         click.echo("| | calls | reads/s | p50, ms | p99, ms | 5xx |\n| --- | --- | --- | --- | --- | --- |")
-        for name, (reads, statuses, took) in (("alone", alone), ("beside the import", beside)):
+        for name, (reads, statuses, took) in taken.items():
             cuts = statistics.quantiles(reads, n=100)
             broken = sum(number for status, number in statuses.items() if status >= 500)
             shown = f"{statuses.total():,} | {len(reads) / took:,.0f} | {cuts[49]:.1f} | {cuts[98]:.1f} | {broken}"
