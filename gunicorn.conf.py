@@ -14,6 +14,8 @@ from functools import partial
 import orjson
 from flask import Config
 from gunicorn import glogging, util
+from gunicorn.http import wsgi
+from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -38,6 +40,23 @@ class Logger(glogging.Logger):
         """Take the level from gunicorn, and nothing else."""
         super().setup(cfg)
         self.error_log.handlers = [logs.LOG]
+
+
+class Response(wsgi.Response):
+    """An answer that goes out at once, headers and body, where the body is one piece: gunicorn writes twice."""
+
+    def write(self, arg):
+        """Write a piece of the body, the first with the headers before it."""
+        if self.headers_sent or self._omits_body or len(arg) != self.response_length:
+            super().write(arg)
+            return
+        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+        self.headers_sent, self.sent = True, len(arg)
+        util.write(self.sock, "".join(lines).encode("latin-1") + arg)
+
+
+# There is no setting for it.
+wsgi.Response = Response
 
 
 class Hand:
@@ -76,6 +95,8 @@ class Worker(ThreadWorker):
         """Add two threads for those who ask how the service is."""
         self.probes = ThreadPoolExecutor(2)
         self.in_hand = {}
+        # gunicorn works out a setting each time that it looks at it, dozens of times a request.
+        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
         super().init_process()
 
     def serve(self, conn):
@@ -103,6 +124,14 @@ class Worker(ThreadWorker):
         """Answer a request."""
         self.in_hand[conn].transfer = (req.method, req.path) in self.transfers
         return super().handle_request(req, conn)
+
+    def _keepalive_after(self, conn, keepalive):
+        """Say whether there may be another request: a body that is read needs no time-outs to read its rest."""
+        body = conn.parser.mesg.body.reader
+        if keepalive and isinstance(body, LengthReader) and not body.length:
+            conn.parser.mesg = None
+            return True
+        return super()._keepalive_after(conn, keepalive)
 
     def enqueue_req(self, conn):
         """Give a request to a thread as soon as it begins to come in."""

@@ -1,6 +1,7 @@
 """The service as it is deployed, on either server in production's configuration, spoken to through a socket."""
 
 import json
+import re
 import socket
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -195,6 +196,24 @@ def assert_one_error_body(answered: int, headers: dict[str, str], body: bytes, s
     assert list(error) == ["status", "message", "code", "detail", "request_id"]
     assert error["request_id"] == headers["x-request-id"]
     assert error["status"] == "fail"
+
+
+def test_requests_that_come_together_are_answered_in_turn(either_server: str) -> None:
+    keep = {"Connection": "keep-alive"}
+    together = [
+        request("POST", "/users", {**JSON, **keep}, "{}"),
+        request("HEAD", "/users", keep),
+        request("GET", "/nothing", keep),
+        request("DELETE", "/users/1", keep, "a body that nobody reads"),
+        request("GET", "/users"),
+    ]
+    address = urlsplit(either_server)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(b"".join(together))
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400", b"200", b"404", b"404", b"200"]
+    assert answer.endswith(b'{"status":"success","data":{"users":[]}}\n')
 
 
 def test_odd_requests_are_many() -> None:
