@@ -124,8 +124,12 @@ def test_client_that_asks_all_the_time_leaves_the_threads_to_others(open_databas
                 asked += 1
         return asked
 
+    # Who is never given the thread waits in vain for longer than a slow machine makes anybody wait.
+    configuration = tmp_path / "gunicorn.conf.py"
+    configuration.write_text(f"{CONFIGURATION}worker_class.queue_seconds = 10\n")
+    options = tmp_path / "log", f"--config={configuration}"
     settings = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "1", "AUTH_REQUIRED": "false"}
-    with served(open_database, tmp_path / "log", **settings) as url, ThreadPoolExecutor(2) as clients:
+    with served(open_database, *options, **settings) as url, ThreadPoolExecutor(2) as clients:
         busy = [clients.submit(ask_all_the_time, url) for _ in range(2)]
         statuses = {send(url, request("GET", "/users"))[0] for _ in range(20)}
         done.set()
