@@ -289,8 +289,10 @@ def export_users(file: str, chosen: str | None, active: str | None) -> None:
             # Two, since the time goes into Postgres's writing of the rows, and one process of it uses one core.
             connections = [opened.enter_context(transfer.session(db.engine)) for _ in range(2)]
             done, chosen_ones = 0, None if active is None else active == "true"
+            # Its threads end before their connections do, whatever happens.
+            pieces = opened.enter_context(closing(transfer.export_users(connections, format, chosen_ones)))
             with progress_bar(transfer.estimate(connections[0]), " users") as bar:
-                for piece, users in transfer.export_users(connections, format, chosen_ones):
+                for piece, users in pieces:
                     data.write(piece)
                     done += users
                     bar.update(users)

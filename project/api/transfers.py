@@ -1,6 +1,7 @@
 """Users in bulk: in from a file and out to one."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from io import BufferedReader
 from time import monotonic
 from typing import Annotated
@@ -95,8 +96,11 @@ def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     seconds = current_app.config["TRANSFER_TIMEOUT"]
     deadline = monotonic() + seconds
     allow(seconds)
-    with transfer.session(db.engine, seconds) as connection:
-        for piece, _ in transfer.export_users([connection], format, active):
+    with (
+        transfer.session(db.engine, seconds) as connection,
+        closing(transfer.export_users([connection], format, active)) as pieces,
+    ):
+        for piece, _ in pieces:
             yield piece
             if monotonic() > deadline:
                 raise TimeoutError(f"an export took longer than the {seconds} s of TRANSFER_TIMEOUT")
