@@ -1,6 +1,5 @@
 """The commands of manage.py: each parses, makes one call and says what happened."""
 
-import gc
 import gzip
 import os
 import secrets
@@ -224,8 +223,6 @@ def import_users(file: str, chosen: str | None, dry_run: bool, on_conflict: OnCo
     rows with one address the last one counts.
     """
     format = format_of(file, chosen)
-    # Rows are many small objects: without this, all the modules are searched for garbage again and again beside them.
-    gc.freeze()
     faults: list[Fault] = []
     try:
         with ExitStack() as opened:

@@ -49,8 +49,8 @@ def send_headers(fixed: Mapping[str, str], response: Response) -> Response:
     if current_app.config["CORS_ORIGINS"]:
         response.vary.add("Origin")
         if is_from_named_origin():
-            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+            headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            headers["Access-Control-Expose-Headers"] = EXPOSED
     return response
 
 
