@@ -1,10 +1,12 @@
 """How gunicorn serves the application; it reads this file by itself when started in this folder."""
 
+import ctypes
 import os
 import re
 import select
 import selectors
 import socket
+import struct
 import sys
 import time
 import uuid
@@ -203,7 +205,9 @@ class Worker(ThreadWorker):
 
     def is_parent_alive(self):
         """Stop in earnest where the master is gone: whoever takes its place needs the port."""
-        self.alive = self.alive and super().is_parent_alive()
+        # Never set it to what it was: a SIGTERM in between would be forgotten.
+        if not super().is_parent_alive():
+            self.alive = False
         return self.alive
 
     def _cap_keepalive(self, deadline):
@@ -247,21 +251,62 @@ class Worker(ThreadWorker):
             self.log.debug("The client is gone: %s", error)
 
     def set_accept_enabled(self, enabled):
-        """Accept connections or not; once stopping, take those that wait already and refuse those that come later.
+        """Accept connections or not; once stopping, take those that wait already, and leave the socket.
 
-        Left open, the socket would queue them up to the end, and then reset them with their requests.
+        Left open, it would queue them up to the end, and then reset them with their requests.
         """
+        if not self.alive:
+            # Where all processes are told to stop at once, as on Heroku, the master may be later to shut the door.
+            until = time.monotonic() + self.tick
+            while time.monotonic() < until:
+                self.wait_for_and_dispatch_events(self.tick)
         super().set_accept_enabled(enabled and self.alive)
         if not self.alive:
-            # Between the last look at who waits and the closing, no other thread may take its time.
-            sys.setswitchinterval(1e-6)
             for listener in self.sockets:
-                taken = -1
-                while taken != self.nr_conns:
+                # No more than can wait: where the door stays open, for other workers, somebody may come all the time.
+                for _ in range(self.cfg.backlog):
                     taken = self.nr_conns
                     self.accept(listener)
+                    if taken == self.nr_conns:
+                        break
                 listener.close()
             self.sockets = []
+
+
+def shut_door(listener):
+    """Let nobody connect to a socket any more; those who wait there can still be accepted.
+
+    A filter (classic BPF, see Linux's Documentation/networking/filter.rst) drops each packet with which a connection
+    begins. The caller's kernel repeats it a second later, and is refused then.
+    """
+    filter_of_syn = [
+        (0x30, 0, 0, 13),  # ldb [13], the flags of the TCP header
+        (0x45, 0, 1, 0x02),  # jset #SYN, else skip one
+        (0x06, 0, 0, 0),  # ret #0, dropped
+        (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1, taken whole
+    ]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in filter_of_syn))
+    so_attach_filter = 26
+    listener.setsockopt(
+        socket.SOL_SOCKET, so_attach_filter, struct.pack("HP", len(filter_of_syn), ctypes.addressof(program))
+    )
+
+
+def when_ready(arbiter):
+    """Let the master shut the door before its workers stop: who came after their last look would be cut off."""
+    stop = arbiter.stop
+
+    def shut_and_stop(graceful=True):
+        # Sockets that come from a predecessor or systemd, or go on to a successor, stay open.
+        if sys.platform == "linux" and not (arbiter.reexec_pid or arbiter.master_pid or arbiter.systemd):
+            for listener in arbiter.LISTENERS:
+                try:
+                    shut_door(listener.sock)
+                except OSError as error:
+                    arbiter.log.info("Whoever connects at this moment may be cut off: %s", error)
+        stop(graceful)
+
+    arbiter.stop = shut_and_stop
 
 
 wsgi_app = "manage:app"
