@@ -1,12 +1,15 @@
 """Users in bulk: in from a file and out to one."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from io import BufferedReader
+from threading import Semaphore
 from time import monotonic
 from typing import Annotated
 
 from flask import Blueprint, Response, abort, current_app, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import ServiceUnavailable
 
 from project import transfer
 from project.api.answers import ExportHeaders, ImportDone, Imported, Served
@@ -50,7 +53,7 @@ class UserImport(Resource):
                 abort(408)
 
         allow(seconds)
-        with transfer.session(db.engine, seconds) as connection:
+        with place(), transfer.session(db.engine, seconds) as connection:
             job = transfer.Import(connection, db.engine)
             job.stage(file, format, in_time)
             counts = job.merge(asked.on_conflict, asked.dry_run)
@@ -91,12 +94,30 @@ class UserExport(Resource):
         return Response(resumed(begun, pieces), mimetype=media_type, headers={"Vary": "Accept"})
 
 
+def init_places(state: BlueprintSetupState) -> None:
+    """Let no more than half of the threads of a process be busy with imports and exports, which take minutes."""
+    state.app.extensions["transfers"] = Semaphore(max(1, state.app.config["WEB_THREADS"] // 2))
+
+
+@contextmanager
+def place() -> Iterator[None]:
+    """Take the place of one import or export, or answer 503 where all are taken."""
+    places = current_app.extensions["transfers"]
+    if not places.acquire(blocking=False):
+        raise ServiceUnavailable("Too many imports and exports are under way.", retry_after=10)
+    try:
+        yield
+    finally:
+        places.release()
+
+
 def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     """Yield a file of users in pieces, for as long as an export may take."""
     seconds = current_app.config["TRANSFER_TIMEOUT"]
     deadline = monotonic() + seconds
     allow(seconds)
     with (
+        place(),
         transfer.session(db.engine, seconds) as connection,
         closing(transfer.export_users([connection], format, active)) as pieces,
     ):
@@ -112,5 +133,6 @@ def resumed(begun: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield from pieces
 
 
+transfers_blueprint.record_once(init_places)
 api.add_resource(UserImport, "/users/import")
 api.add_resource(UserExport, "/users/export")

@@ -235,6 +235,25 @@ def test_import_may_take_longer_than_other_calls(
     assert send(client, FILE).get_json()["data"]["added"] == 2
 
 
+def test_transfers_leave_threads_to_everybody_else(client: FlaskClient) -> None:
+    send(client, FILE)
+    exports = [client.get("/users/export") for _ in range(2)]
+
+    for refused in (client.get("/users/export"), send(client, FILE, "?on_conflict=skip")):
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert refused.get_json()["message"] == "Too many imports and exports are under way."
+    assert client.get("/users").status_code == 200
+
+    for export in exports:
+        export.close()
+    for _ in range(3):
+        # Whatever comes of them, they make room for the next.
+        assert client.get("/users/export").get_data()
+        client.head("/users/export").close()
+        assert send(client, FILE).status_code == 400
+        assert send(client, "x").status_code == 400
+
+
 def test_export_gives_up_after_its_time(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         open_database, "INSERT INTO users (username, email) SELECT 'a', n || '@b.test' FROM generate_series(1, 9) n"
