@@ -1,12 +1,10 @@
 """How gunicorn serves the application; it reads this file by itself when started in this folder."""
 
-import ctypes
 import os
 import re
 import select
 import selectors
 import socket
-import struct
 import sys
 import time
 import uuid
@@ -33,6 +31,9 @@ complete(settings)
 logs.start(settings)
 # Before the workers start, which write their figures there.
 metrics.share()
+
+# Linux's number, which Python's socket does not name.
+IP_MINTTL = 21
 
 
 class Logger(glogging.Logger):
@@ -273,25 +274,6 @@ class Worker(ThreadWorker):
             self.sockets = []
 
 
-def shut_door(listener):
-    """Let nobody connect to a socket any more; those who wait there can still be accepted.
-
-    A filter (classic BPF, see Linux's Documentation/networking/filter.rst) drops each packet with which a connection
-    begins. The caller's kernel repeats it a second later, and is refused then.
-    """
-    filter_of_syn = [
-        (0x30, 0, 0, 13),  # ldb [13], the flags of the TCP header
-        (0x45, 0, 1, 0x02),  # jset #SYN, else skip one
-        (0x06, 0, 0, 0),  # ret #0, dropped
-        (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1, taken whole
-    ]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in filter_of_syn))
-    so_attach_filter = 26
-    listener.setsockopt(
-        socket.SOL_SOCKET, so_attach_filter, struct.pack("HP", len(filter_of_syn), ctypes.addressof(program))
-    )
-
-
 def when_ready(arbiter):
     """Let the master shut the door before its workers stop: who came after their last look would be cut off."""
     stop = arbiter.stop
@@ -301,7 +283,9 @@ def when_ready(arbiter):
         if sys.platform == "linux" and not (arbiter.reexec_pid or arbiter.master_pid or arbiter.systemd):
             for listener in arbiter.LISTENERS:
                 try:
-                    shut_door(listener.sock)
+                    # The kernel drops what begins a connection with a smaller TTL, as all do. The caller's tries again
+                    # a second later, and is refused then.
+                    listener.sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
                 except OSError as error:
                     arbiter.log.info("Whoever connects at this moment may be cut off: %s", error)
         stop(graceful)
