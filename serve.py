@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -20,6 +21,10 @@ from project import metrics
 # Before there is an application: its processes count together from the start.
 metrics.share()
 app: Flask = import_module("manage").app
+# This process uses no connections; those that it starts do, and count for themselves.
+pool_size = app.extensions["metrics"].pool_size
+pool_size.set(0)
+os.register_at_fork(after_in_child=partial(pool_size.set, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"]))
 
 
 def end_with(parent: int) -> None:

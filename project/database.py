@@ -8,17 +8,21 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
-from flask import g, has_request_context
+from flask import current_app, g, has_request_context
 from psycopg2.errors import ReadOnlySqlTransaction
-from sqlalchemy import Connection, Engine, PoolResetState, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, PoolResetState, QueuePool, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from project.metrics import metrics
 
 #: How long a request may connect and hold connections, all of them together, in seconds: longer than a statement may
 #: take, so that the database ends it if it can, and shorter than the 6 s within which every call is answered.
@@ -171,6 +175,97 @@ def reset(connection: Any, record: Any, state: PoolResetState) -> None:
     """
     if not (state.transaction_was_reset or connection.autocommit):
         connection.rollback()
+
+
+class Pool(QueuePool):
+    """A pool that tells how long callers wait, and lets single statements hand connections on to each other.
+
+    SQLAlchemy makes three objects each time that a connection is taken out and given back: a fifth of the CPU of
+    `GET /users/1`. What is handed on stays taken out for SQLAlchemy, but the events are the same, and whoever needs
+    a connection otherwise gets it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.handed_on: deque[Connection] = deque()
+        #: One entry for each caller who is at the pool.
+        self.callers: deque[None] = deque()
+        self.telling = threading.Lock()
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection."""
+        self.callers.append(None)
+        began = time.perf_counter()
+        waits = self.checkedout() >= self.size()
+        try:
+            self.let_go()
+            return super().connect()
+        finally:
+            self.callers.pop()
+            self.tell()
+            if waits and current_app:
+                metrics().pool_wait.observe(time.perf_counter() - began)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        """Take a connection back, or the place of one that is detached, of which no event tells."""
+        super()._do_return_conn(record)
+        self.tell()
+
+    def tell(self) -> None:
+        """Show how many connections are in use."""
+        if current_app:
+            # Else the last to show it would not be the last to look.
+            with self.telling:
+                metrics().checked_out.set(self.checkedout())
+
+    def take(self, engine: Engine) -> Connection:
+        """Return a connection of the engine that a statement has handed on, or else one that is in autocommit."""
+        try:
+            connection = self.handed_on.pop()
+        except IndexError:
+            connection = engine.connect()
+            raw: Any = connection.connection.driver_connection
+            # It stays so until somebody begins a transaction: to set it makes other threads take their turn.
+            if not raw.autocommit:
+                raw.autocommit = True
+            return connection
+        line: Any = connection.connection
+        record = line._connection_record
+        try:
+            if record.starttime < self._invalidate_time:
+                raise InvalidatePoolError()
+            self.dispatch.checkout(line.dbapi_connection, record, line)
+        except DisconnectionError:
+            # The pool finds the same when it is asked, and drops all it has.
+            connection.close()
+            return self.take(engine)
+        self.tell()
+        return connection
+
+    def hand_on(self, connection: Connection) -> None:
+        """Keep a connection, with nothing begun on it, for the next statement."""
+        line: Any = connection.connection
+        self.dispatch.checkin(line.dbapi_connection, line._connection_record)
+        self.handed_on.append(connection)
+        # In this order: who comes to the pool just now sees it, or is seen.
+        if self.callers or self.overflow() > 0:
+            self.let_go()
+        self.tell()
+
+    def let_go(self) -> None:
+        """Give a connection that was handed on back to the pool, if there is one."""
+        with suppress(IndexError):
+            self.handed_on.pop().close()
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use."""
+        return super().checkedout() - len(self.handed_on)
+
+    def dispose(self) -> None:
+        """Close all connections that are not in use."""
+        while self.handed_on:
+            self.let_go()
+        super().dispose()
 
 
 def drop_read_only(context: ExceptionContext) -> None:

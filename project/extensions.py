@@ -10,7 +10,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase
 
-from project.metrics import Pool
+from project.database import Pool
 
 # The advisory lock that whoever changes the schema holds; the number means nothing.
 SCHEMA_LOCK = 7_303_014_119

@@ -147,7 +147,7 @@ def start(config: Mapping[str, Any]) -> None:
     logging.getLogger("alembic").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     # SQLAlchemy names the pool's logger by its class, which is ours.
-    logging.getLogger("project.metrics").setLevel(logging.WARNING)
+    logging.getLogger("project.database.Pool").setLevel(logging.WARNING)
     logging.getLogger("werkzeug").addFilter(is_no_access_line)
 
 

@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-import time
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -13,7 +12,7 @@ import psutil
 from flask import Flask, current_app
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
-from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, event
+from sqlalchemy import Engine, QueuePool
 
 #: In seconds. What is slower than 30 is cut off.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -81,20 +80,6 @@ class Metrics:
         return generate_latest(registry)
 
 
-class Pool(QueuePool):
-    """A pool that tells how long callers wait."""
-
-    def connect(self) -> PoolProxiedConnection:
-        """Return a connection."""
-        if not current_app or self.checkedout() < self.size():
-            return super().connect()
-        began = time.perf_counter()
-        try:
-            return super().connect()
-        finally:
-            metrics().pool_wait.observe(time.perf_counter() - began)
-
-
 def metrics() -> Metrics:
     """Return the figures of the current application."""
     figures: Metrics = current_app.extensions["metrics"]
@@ -123,12 +108,4 @@ def remove(folder: str, owner: int) -> None:
 def init_app(app: Flask, engine: Engine) -> None:
     """Give the application its figures, and those of its pool."""
     figures = app.extensions["metrics"] = Metrics(app.config["PROMETHEUS_MULTIPROC_DIR"])
-
-    def pool() -> QueuePool:
-        # Another one, once the engine was disposed of.
-        return cast(QueuePool, engine.pool)
-
-    # Set and not counted up: a connection that turns out to be broken is checked out and replaced.
-    event.listen(engine, "checkout", lambda *connection: figures.checked_out.set(pool().checkedout()))
-    event.listen(engine, "checkin", lambda *connection: figures.checked_out.set(pool().checkedout() - 1))
-    figures.pool_size.set(pool().size())
+    figures.pool_size.set(cast(QueuePool, engine.pool).size())

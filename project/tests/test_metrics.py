@@ -150,6 +150,22 @@ def test_pool_tells_its_size_its_use_and_who_waited(app_of_its_own: Flask) -> No
     assert after["db_errors_total", "TimeoutError"] == 1
 
 
+def test_pool_tells_of_no_use_when_an_export_is_over(app_of_its_own: Flask) -> None:
+    client = app_of_its_own.test_client()
+    client.get("/users")
+
+    client.get("/users/export").get_data()
+
+    assert figures(app_of_its_own)["db_pool_checked_out",] == 0
+
+
+def test_pools_of_all_workers_are_told_and_none_of_the_process_that_starts_them(either_server: str) -> None:
+    with urllib.request.urlopen(f"{either_server}/metrics") as response:
+        told = samples(response.read().decode())
+
+    assert told["db_pool_size",] == 2 * 4
+
+
 def test_errors_of_the_database_are_counted_by_kind(app_of_its_own: Flask) -> None:
     @app_of_its_own.get("/slow")
     def slow() -> str:

@@ -1,5 +1,8 @@
 """Single statements, each of which commits by itself, beside sessions, which do not."""
 
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +13,25 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from project import db
 from project.api.models import User
+from project.config import TestingConfig
 from project.statements import Statement
+from project.tests.conftest import app_on
+from project.tests.test_transfer import wait_for
 
 ADD = Statement(
     insert(User).values(username=bindparam("username"), email=bindparam("email")).returning(User.id, User.username)
 )
 BACKEND: Select[Any] = select(func.pg_backend_pid())
+
+
+@pytest.fixture
+def app_of_one(open_database: str) -> Iterator[Flask]:
+    """An application that has a single connection."""
+    options = {**TestingConfig.SQLALCHEMY_ENGINE_OPTIONS, "pool_size": 1, "max_overflow": 0}
+    app = app_on(open_database, SQLALCHEMY_ENGINE_OPTIONS=options)
+    yield app
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_statement_commits_by_itself(app: Flask) -> None:
@@ -75,6 +91,70 @@ def test_connection_that_breaks_is_replaced(app: Flask) -> None:
         assert lost.value.connection_invalidated
         assert db.engine.pool.checkedout() == 0
         assert Statement(select(literal(1))).row() == (1,)
+
+
+def test_session_takes_the_connection_of_the_last_statement_and_gives_it_back(app_of_one: Flask) -> None:
+    with app_of_one.app_context():
+        for _ in range(2):
+            assert (backend := Statement(BACKEND).row())
+            with db.engine.begin() as connection:
+                assert tuple(connection.execute(BACKEND).one()) == backend
+                assert db.engine.pool.checkedout() == 1
+            assert db.engine.pool.checkedout() == 0
+
+
+def test_statement_hands_its_connection_to_whoever_waits_for_one(app_of_one: Flask) -> None:
+    def take_a_while() -> None:
+        with app_of_one.app_context():
+            Statement(select(func.pg_sleep(0.5))).rows()
+
+    other = threading.Thread(target=take_a_while)
+    with app_of_one.app_context():
+        other.start()
+        while not db.engine.pool.checkedout():
+            time.sleep(0.01)
+        with db.engine.connect() as connection:
+            assert connection.scalar(select(literal(1))) == 1
+    other.join()
+
+
+def test_statements_at_once_leave_no_more_connections_than_the_pool_keeps(open_database: str) -> None:
+    options = {**TestingConfig.SQLALCHEMY_ENGINE_OPTIONS, "pool_size": 2}
+    app = app_on(open_database, SQLALCHEMY_ENGINE_OPTIONS=options)
+    together = threading.Barrier(5)
+
+    def meet() -> None:
+        with app.app_context():
+            together.wait()
+            Statement(select(func.pg_sleep(0.3))).rows()
+
+    threads = [threading.Thread(target=meet) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'users'"
+    wait_for(open_database, f"SELECT count(*) <= 2 {ours}", True)
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_disposing_of_the_engine_closes_what_statements_handed_on(app_of_one: Flask) -> None:
+    with app_of_one.app_context():
+        before = Statement(BACKEND).row()
+        db.engine.dispose()
+
+        assert Statement(BACKEND).row() != before
+
+
+def test_statement_does_without_what_is_no_longer_trusted(app_of_one: Flask) -> None:
+    with app_of_one.app_context():
+        before = Statement(BACKEND).row()
+        # As at the first sign of a database that has become a standby.
+        db.engine.pool._invalidate_time = time.time()
+
+        assert Statement(BACKEND).row() != before
 
 
 def test_statement_is_prepared_once_a_connection(app: Flask) -> None:
