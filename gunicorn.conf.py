@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import orjson
@@ -93,11 +94,15 @@ class Worker(ThreadWorker):
     moment = 2
     #: How often to look, in seconds.
     tick = 0.1
+    #: How long a client may take to close a connection after us, in seconds, and how many bytes it may send meanwhile.
+    farewell, drained = 2.0, 1024 * 1024
 
     def init_process(self):
         """Add two threads for those who ask how the service is."""
         self.probes = ThreadPoolExecutor(2)
         self.in_hand = {}
+        # The oldest first, with the bytes that each may still send.
+        self.leaving = {}
         # gunicorn works out a setting each time that it looks at it, dozens of times a request.
         vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
         super().init_process()
@@ -171,12 +176,53 @@ class Worker(ThreadWorker):
     def finish_request(self, conn, fs):
         """Let go of a connection that a thread has done with."""
         self.in_hand.pop(conn, None)
-        super().finish_request(conn, fs)
+        if fs.exception() is None and fs.result():
+            super().finish_request(conn, fs)
+        else:
+            self.take_leave(conn)
+
+    def take_leave(self, conn):
+        """Close a connection once its client does, or soon; gunicorn would wait for that, and all others with it."""
+        conn.timeout = time.monotonic() + self.farewell
+        self.leaving[conn] = self.drained
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.log.debug("The client is gone: %s", error)
+        # Most are gone by now, or have been closed in the middle of an answer.
+        self.drain(conn)
+        if conn in self.leaving:
+            self.poller.register(conn.sock, selectors.EVENT_READ, lambda client: self.drain(conn))
+
+    def drain(self, conn):
+        """Read what a client still sends: the answer would be lost with what is left unread."""
+        try:
+            read = len(conn.sock.recv(64 * 1024))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.log.debug("The client is gone: %s", error)
+            read = 0
+        self.leaving[conn] -= read
+        if not read or self.leaving[conn] < 0:
+            self.let_go(conn)
+
+    def let_go(self, conn):
+        """Close a connection that leave was taken of."""
+        del self.leaving[conn]
+        # Most were never waited for.
+        with suppress(KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def wait_for_and_dispatch_events(self, timeout):
         """Wait for events, and look after the requests in hand in between."""
         super().wait_for_and_dispatch_events(min(timeout, self.tick))
         now = time.monotonic()
+        while self.leaving and (oldest := next(iter(self.leaving))).timeout < now:
+            self.let_go(oldest)
         for conn, hand in list(self.in_hand.items()):
             seconds = now - hand.since
             if seconds > self.queue_seconds and hand.future.cancel():

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event
@@ -86,6 +86,36 @@ def test_silent_connections_occupy_no_thread(url: str) -> None:
         client.sendall(request("GET", "/users"))
         assert client.recv(12) == b"HTTP/1.1 200"
         client.close()
+
+
+def test_clients_that_stay_after_their_answer_hold_nobody_up(open_database: str, tmp_path: Path) -> None:
+    log, settings = tmp_path / "log", {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
+    with ExitStack() as clients:
+        with served(open_database, log, **settings) as url:
+            start = time.monotonic()
+            for _ in range(5):
+                client = clients.enter_context(open_socket(url))
+                client.sendall(request("GET", "/ping"))
+                assert client.recv(12) == b"HTTP/1.1 200"
+            assert send(url, request("GET", "/ping"))[0] == 200
+            assert send(url, request("GET", "/users/1"))[0] == 404
+            # Each would be waited for, for 2 s.
+            assert time.monotonic() - start < 2
+            start = time.monotonic()
+        # They are not waited for longer when the service is stopped.
+        assert time.monotonic() - start < 10
+
+
+def test_client_that_sends_on_and_on_after_its_answer_is_cut_off(url: str) -> None:
+    sent = 0
+    with open_socket(url) as client:
+        client.sendall(request("GET", "/ping"))
+        with suppress(ConnectionError):
+            while sent < 256 * 1024 * 1024:
+                client.sendall(bytes(64 * 1024))
+                sent += 64 * 1024
+
+    assert sent < 64 * 1024 * 1024
 
 
 def test_busy_service_answers_whoever_looks_after_it_and_refuses_the_rest(url: str, open_database: str) -> None:
