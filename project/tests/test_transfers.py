@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import struct
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from project import db, transfer
 from project.api import transfers
-from project.tests.conftest import app_on, execute
+from project.tests.conftest import app_on, execute, start_server
 from project.tests.test_metrics import figures
 from project.tests.test_openapi import check
 from project.tests.test_transfer import wait_for
@@ -349,6 +350,29 @@ def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_d
     with pytest.raises(http.client.IncompleteRead):
         response.read()
     connection.close()
+
+
+@pytest.mark.usefixtures("many")
+def test_export_that_fails_on_the_way_cuts_nobody_off_at_a_stop(open_database: str) -> None:
+    settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
+    with start_server(open_database, subprocess.DEVNULL, **settings) as (server, url):
+        with begun_export(url) as client:
+            execute(
+                open_database,
+                EXPORTS.replace("count(*)", "pg_terminate_backend(pid)") + " AND pid <> pg_backend_pid()",
+            )
+            while client.recv(1024 * 1024):
+                pass
+        caller = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        caller.request("GET", "/ping")
+        caller.getresponse().read()
+        server.terminate()
+        # In the moment that a kept connection has for a request that is on its way.
+        time.sleep(0.5)
+        caller.request("GET", "/ping")
+
+        assert caller.getresponse().read()
+        assert server.wait(timeout=30) == 0
 
 
 @pytest.mark.usefixtures("many")
