@@ -82,8 +82,12 @@ class Worker(ThreadWorker):
     or writes to a slow client.
     """
 
-    #: Whoever looks after the service is answered when all threads are busy too.
-    probe = re.compile(rb"(GET|HEAD) /(ping|health|metrics)[ ?]")
+    #: Whoever looks after the service is answered when all threads are busy too: with a head that has come in as a
+    #: whole, and no body after it, since the rest would be waited for.
+    probe = re.compile(
+        rb"(GET|HEAD) /(ping|health|metrics)[ ?][^\r\n]*\r\n"
+        rb"((?!(?i:transfer-encoding|content-length:[ \t]*0*[1-9]))[^\r\n]+\r\n)*\r\n"
+    )
     #: What moves many users takes its time; everything else ends within 30 s.
     transfers = {("POST", "/users/import"), ("GET", "/users/export")}
     #: How many seconds a request may wait for a thread, come in, and be answered altogether.
@@ -143,9 +147,9 @@ class Worker(ThreadWorker):
 
     def enqueue_req(self, conn):
         """Give a request to a thread as soon as it begins to come in."""
-        line = b""
+        head = b""
         try:
-            line = conn.sock.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            head = conn.sock.recv(2048, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             conn.data_ready = True
         except BlockingIOError:
             if not conn.initialized:
@@ -153,7 +157,7 @@ class Worker(ThreadWorker):
                 return
         except OSError as error:
             self.log.debug("The client is gone: %s", error)
-        if self.probe.match(line):
+        if self.probe.match(head):
             self.submit(self.probes, self.handle, conn)
         else:
             self.submit(self.tpool, self.serve, conn)

@@ -106,6 +106,21 @@ def test_clients_that_stay_after_their_answer_hold_nobody_up(open_database: str,
         assert time.monotonic() - start < 10
 
 
+def test_clients_that_dawdle_over_a_ping_do_not_keep_others_from_it(open_database: str, tmp_path: Path) -> None:
+    settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
+    body = request("GET", "/ping", {"Content-Length": "1", "Connection": "keep-alive"})
+    head = b"GET /ping HTTP/1.1\r\nX: "
+    with served(open_database, tmp_path / "log", **settings) as url, ExitStack() as clients:
+        for beginning in (body, body, head, head):
+            clients.enter_context(open_socket(url)).sendall(beginning)
+        time.sleep(0.5)
+        start = time.monotonic()
+
+        assert send(url, request("GET", "/ping"))[0] == 200
+        assert send(url, request("GET", "/health"))[0] == 200
+        assert time.monotonic() - start < 3
+
+
 def test_client_that_sends_on_and_on_after_its_answer_is_cut_off(url: str) -> None:
     sent = 0
     with open_socket(url) as client:
