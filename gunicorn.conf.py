@@ -306,13 +306,15 @@ class Worker(ThreadWorker):
 
         Left open, it would queue them up to the end, and then reset them with their requests.
         """
-        if not self.alive:
+        # Asked once: a SIGTERM in between would close sockets that have just begun to be watched.
+        stopping = not self.alive
+        if stopping:
             # Where all processes are told to stop at once, as on Heroku, the master may be later to shut the door.
             until = time.monotonic() + self.tick
             while time.monotonic() < until:
                 self.wait_for_and_dispatch_events(self.tick)
-        super().set_accept_enabled(enabled and self.alive)
-        if not self.alive:
+        super().set_accept_enabled(enabled and not stopping)
+        if stopping:
             for listener in self.sockets:
                 # No more than can wait: where the door stays open, for other workers, somebody may come all the time.
                 for _ in range(self.cfg.backlog):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from project.tests.conftest import execute, start_server
+from project.tests.test_gunicorn import request, send
 
 CLIENTS = 16
 # As people start it who know gunicorn.
@@ -81,6 +82,33 @@ def test_stop_is_noticed_by_slow_workers_with_callers_all_the_time(open_database
     assert said.pop("cut off", 0) <= (0 if sys.platform == "linux" else SOME)
     assert set(said) == {201, "refused"}
     assert seconds < 10
+
+
+def test_worker_that_is_stopped_as_it_begins_to_accept_ends_in_order(open_database: str, tmp_path: Path) -> None:
+    at_once, log = tmp_path / "at_once.conf.py", tmp_path / "log"
+    at_once.write_text(
+        "import os, runpy, signal\n"
+        "from gunicorn.workers.gthread import ThreadWorker\n"
+        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
+        "set_accept_enabled = ThreadWorker.set_accept_enabled\n"
+        "def stopped(worker, enabled):\n"
+        "    set_accept_enabled(worker, enabled)\n"
+        "    if enabled and worker.age == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "ThreadWorker.set_accept_enabled = stopped\n"
+    )
+    command = ("serve.py", f"--config={at_once}")
+    settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
+    with open(log, "wb") as file, start_server(open_database, file, command, **settings) as (server, url):
+        server.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while log.read_text().count("Worker exiting") < 2:
+            assert time.monotonic() < deadline
+            assert send(url, request("GET", "/ping"))[0] == 200
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+
+    assert "Exception in worker process" not in log.read_text()
 
 
 def stop_under_load(
