@@ -4,6 +4,7 @@ import os
 import re
 import select
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -110,6 +111,14 @@ class Worker(ThreadWorker):
         # gunicorn works out a setting each time that it looks at it, dozens of times a request.
         vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
         super().init_process()
+
+    def init_signals(self):
+        """Hear signals, with those that came before: the master's handler has kept them since the fork."""
+        super().init_signals()
+        while not self.signals.empty():
+            number = self.signals.get()
+            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.raise_signal(number)
 
     def serve(self, conn):
         """Serve a client, which keeps the thread while its next request comes at once and no other needs the thread.
@@ -343,6 +352,11 @@ def when_ready(arbiter):
         stop(graceful)
 
     arbiter.stop = shut_and_stop
+
+
+def pre_fork(arbiter, worker):
+    """Show a worker the signals that it gets while the master's handler is still its own."""
+    worker.signals = arbiter.SIG_QUEUE
 
 
 wsgi_app = "manage:app"

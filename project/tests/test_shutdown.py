@@ -111,6 +111,27 @@ def test_worker_that_is_stopped_as_it_begins_to_accept_ends_in_order(open_databa
     assert "Exception in worker process" not in log.read_text()
 
 
+def test_stop_reaches_a_worker_that_has_just_been_forked(open_database: str, tmp_path: Path) -> None:
+    forked, log = tmp_path / "forked.conf.py", tmp_path / "log"
+    forked.write_text(
+        "import runpy, time\n"
+        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
+        "def post_fork(arbiter, worker):\n"
+        "    time.sleep(2 if worker.age == 2 else 0)\n"
+    )
+    command = ("serve.py", f"--config={forked}")
+    with open(log, "wb") as file, start_server(open_database, file, command, WEB_CONCURRENCY="1") as (server, _):
+        server.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while log.read_text().count("Booting worker") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        server.terminate()
+
+        # Else it is killed, 25 s later.
+        assert server.wait(timeout=15) == 0
+
+
 def stop_under_load(
     database_url: str, command: tuple[str, ...], everybody: bool = False, **variables: str
 ) -> tuple[Counter[object], float]:
