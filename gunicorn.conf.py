@@ -1,5 +1,6 @@
 """How gunicorn serves the application; it reads this file by itself when started in this folder."""
 
+import errno
 import os
 import re
 import select
@@ -153,6 +154,16 @@ class Worker(ThreadWorker):
             conn.parser.mesg = None
             return True
         return super()._keepalive_after(conn, keepalive)
+
+    def accept(self, listener):
+        """Accept a connection, or a moment later while too many files are open: gunicorn would end the worker."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.log.error("Whoever connects now has to wait: %s", error)
+            time.sleep(self.tick)
 
     def enqueue_req(self, conn):
         """Give a request to a thread as soon as it begins to come in."""

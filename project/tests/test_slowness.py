@@ -121,6 +121,28 @@ def test_clients_that_dawdle_over_a_ping_do_not_keep_others_from_it(open_databas
         assert time.monotonic() - start < 3
 
 
+def test_more_clients_than_files_do_not_end_the_worker(open_database: str, tmp_path: Path) -> None:
+    files, log = tmp_path / "files.conf.py", tmp_path / "log"
+    files.write_text(
+        "import resource, runpy\n"
+        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
+        "def post_fork(arbiter, worker):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+    )
+    settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
+    with served(open_database, log, f"--config={files}", **settings) as url:
+        with ExitStack() as clients:
+            first, *_ = [clients.enter_context(open_socket(url)) for _ in range(200)]
+            time.sleep(0.5)
+            first.sendall(request("GET", "/ping"))
+            assert first.recv(12) == b"HTTP/1.1 200"
+        assert send(url, request("GET", "/ping"))[0] == 200
+
+    said = log.read_text()
+    assert "Too many open files" in said
+    assert "Worker exiting" not in said.partition("Handling signal: term")[0]
+
+
 def test_client_that_sends_on_and_on_after_its_answer_is_cut_off(url: str) -> None:
     sent = 0
     with open_socket(url) as client:
