@@ -20,6 +20,7 @@ from gunicorn import glogging, util
 from gunicorn.http import wsgi
 from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers import base
 from gunicorn.workers.gthread import ThreadWorker
 
 from project import logs, metrics
@@ -48,7 +49,8 @@ class Logger(glogging.Logger):
         self.error_log.handlers = [logs.LOG]
 
 
-class Response(wsgi.Response):
+# The module of workers keeps gunicorn's own, while this file is read again at each SIGHUP and would find ours.
+class Response(base.Response):
     """An answer that goes out at once, headers and body, where the body is one piece: gunicorn writes twice."""
 
     def write(self, arg):
