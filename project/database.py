@@ -51,11 +51,12 @@ class Clock:
         inode: of its socket, which is not asked for here: whoever waits for this lock would wait for the system.
         """
         with self.lock:
-            self.ends[connection] = time.monotonic() + seconds, inode
             if self.thread is None:
                 # Not before: a thread does not live on in the workers that gunicorn forks.
-                self.thread = threading.Thread(target=self.run, name="database-clock", daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=self.run, name="database-clock", daemon=True)
+                thread.start()
+                self.thread = thread
+            self.ends[connection] = time.monotonic() + seconds, inode
 
     def stop(self, connection: Any) -> float:
         """Leave the connection alone, and return the seconds that were left."""

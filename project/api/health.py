@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from logging import getLogger
 from threading import Lock, Thread
+from time import monotonic
 from typing import Any, Literal
 
 import psycopg2
@@ -53,16 +54,20 @@ class Asker:
         self.connection: Any = None
         self.lock = Lock()
         self.question: Future[DatabaseState] | None = None
+        self.asked = 0.0
 
     def state(self) -> DatabaseState:
         """Return what the database says, or "down" where it does not say it in time."""
         with self.lock:
             if self.question is None or self.question.done():
-                self.question = Future()
-                Thread(target=self.answer, args=(self.question,), name="health", daemon=True).start()
-            question = self.question
+                question: Future[DatabaseState] = Future()
+                Thread(target=self.answer, args=(question,), name="health", daemon=True).start()
+                # Not before: one that no thread answers would never be done.
+                self.question, self.asked = question, monotonic()
+            question, until = self.question, self.asked + WAIT
         with suppress(TimeoutError):
-            return question.result(WAIT)
+            # Not from now on: who comes late may have waited for a thread of the server.
+            return question.result(max(0, until - monotonic()))
         return "down"
 
     def answer(self, question: "Future[DatabaseState]") -> None:

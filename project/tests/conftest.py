@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import BinaryIO
 
 import psycopg2
@@ -173,6 +174,11 @@ def place() -> Iterator[Path]:
     place.chmod(0o755)
     yield place
     shutil.rmtree(place)
+
+
+def no_thread(thread: Thread) -> None:
+    """Fail as a thread does where the system has no more."""
+    raise RuntimeError("can't start new thread")
 
 
 def free_port() -> int:

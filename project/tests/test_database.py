@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Thread
 
 import psycopg2
 import pytest
@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from project import database, db
 from project.config import ProductionConfig
 from project.database import Clock, socket_of
-from project.tests.conftest import app_on, execute, free_port
+from project.tests.conftest import app_on, execute, free_port, no_thread
 
 ADA = {"username": "ada", "email": "ada@example.org"}
 BACKENDS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -146,6 +146,20 @@ def test_clock_cuts_what_is_late_and_nothing_else(open_database: str) -> None:
         connection.cursor().execute("SELECT 1")
     for connection in connections:
         connection.close()
+
+
+def test_clock_that_finds_no_thread_is_started_by_the_next_request(
+    open_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, connection = Clock(), psycopg2.connect(open_database)
+    with monkeypatch.context() as full:
+        full.setattr(Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            clock.start(connection, 60, socket_of(connection))
+
+    with clock.limit(connection, 0.1), pytest.raises(psycopg2.OperationalError):
+        connection.cursor().execute("SELECT pg_sleep(5)")
+    connection.close()
 
 
 @pytest.mark.parametrize("sqlstate", [*BUSY, *NOT_MIGRATED])

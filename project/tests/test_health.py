@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 from threading import enumerate as threads
 
 import psutil
+import psycopg2
 import pytest
 from alembic.script import ScriptDirectory
 from flask import Flask
@@ -19,7 +21,7 @@ from project.api import health
 from project.config import BaseConfig, DevelopmentConfig, ProductionConfig
 from project.extensions import migrations
 from project.postgres import Server
-from project.tests.conftest import app_on, execute
+from project.tests.conftest import app_on, execute, no_thread
 from project.tests.test_openapi import check
 
 
@@ -193,3 +195,30 @@ def test_frozen_database_is_told_in_time_and_found_again(place: Path, monkeypatc
         with app.app_context():
             db.engine.dispose()
         server.stop()
+
+
+def test_who_asks_late_waits_no_longer_than_who_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "WAIT", 0.5)
+    answered = Event()
+
+    def connect() -> None:
+        answered.wait()
+        raise psycopg2.OperationalError
+
+    asker = health.Asker(connect, "")
+
+    began = time.monotonic()
+    states = [asker.state() for _ in range(3)]
+    waited = time.monotonic() - began
+
+    answered.set()
+    assert asker.question and asker.question.result(30) == "down"
+    assert (states, waited < 1) == (["down"] * 3, True)
+
+
+def test_question_that_finds_no_thread_is_asked_again(migrated_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(Thread, "start", no_thread)
+        assert ask(migrated_app).status_code == 500
+
+    assert state(migrated_app) == (200, "up")
