@@ -88,9 +88,14 @@ class Issuer:
     def key(self, kid: str) -> jwt.PyJWK | None:
         """Return the key of this id, or None where the issuer has none."""
         if not self.is_known(kid):
-            with self.lock:
+            # Two answers are waited for, whose headers may take longer than they should.
+            if not self.lock.acquire(timeout=2 * TIMEOUT):
+                raise IssuerUnavailable()
+            try:
                 if not self.is_known(kid) and time.monotonic() - self.loaded >= REFRESH:
                     self.load()
+            finally:
+                self.lock.release()
         return self.keys.get(kid)
 
     def is_known(self, kid: str) -> bool:
@@ -105,7 +110,8 @@ class Issuer:
         try:
             self.keys = self.fetch_keys()
         except (OSError, HTTPException, ValueError, RecursionError, jwt.PyJWTError) as error:
-            self.failed = now
+            # Not when it was asked: each who waits for the lock would ask a slow issuer anew.
+            self.failed = time.monotonic()
             log.warning("issuer %s: %s", self.url, error)
             raise IssuerUnavailable() from error
         self.loaded = now

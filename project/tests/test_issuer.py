@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -341,6 +342,27 @@ def test_slow_issuer_is_a_503(call: Call, issuer: LocalIssuer, monkeypatch: pyte
     issuer.seconds = 0.5
 
     assert call(issuer.token()).status_code == 503
+
+
+def test_slow_issuer_is_asked_once_for_all_who_wait(
+    call: Call, issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer_module, "TIMEOUT", 1)
+    monkeypatch.setattr(issuer_module, "RETRY", 0.8)
+    issuer.seconds = 1.5
+
+    with ThreadPoolExecutor(3) as callers:
+        assert [answer.status_code for answer in callers.map(call, [issuer.token()] * 3)] == [503] * 3
+    assert len(issuer.asked) == 1
+
+
+def test_nobody_waits_for_long_while_somebody_else_asks_the_issuer(
+    call: Call, issuer: LocalIssuer, known: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer_module, "TIMEOUT", 0.1)
+
+    with known.lock:
+        assert call(issuer.token()).status_code == 503
 
 
 def test_own_tokens_do_not_need_the_issuer(app: Flask, call: Call, known: Issuer) -> None:
