@@ -53,6 +53,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        self.stopped = False
 
     def start(self) -> subprocess.Popen[str]:
         """Start the process."""
@@ -67,6 +68,9 @@ class Reader:
             # A Ctrl-C is for us, and we end it.
             start_new_session=True,
         )
+        if self.stopped:
+            # By a signal, while there was nothing to kill yet.
+            self.process.kill()
         return self.process
 
     def read(self, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +80,9 @@ class Reader:
             print(json.dumps(task), file=process.stdin, flush=True)
         except BrokenPipeError:
             # It died when it had nothing to do: this page is not to blame.
-            self.close()
-            return self.read(task)
+            if not self.stopped:
+                self.close()
+                return self.read(task)
         answer = process.stdout.readline() if process.stdout else ""
         if answer.endswith("\n"):
             return dict(json.loads(answer))
@@ -90,6 +95,11 @@ class Reader:
         """End the process at once, if there is one."""
         if self.process:
             self.process.kill()
+
+    def stop(self) -> None:
+        """End the process at once, and whichever is started after it."""
+        self.stopped = True
+        self.kill()
 
     def close(self) -> None:
         """Wait for the end of the process, if there is one, after what it is doing."""
@@ -116,7 +126,7 @@ class Summarizer:
     def stop(self, *signal_and_frame: object) -> None:
         """End as soon as the row in hand is given back: what a signal calls."""
         self.stopping = True
-        self.reader.kill()
+        self.reader.stop()
 
     def close(self) -> None:
         """End the process of this worker."""

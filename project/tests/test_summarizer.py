@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
@@ -74,6 +75,7 @@ def summarizer(app: Flask, shared_reader: Reader, monkeypatch: pytest.MonkeyPatc
     if summarizer.stopping:
         # It has killed the process, which is dying while the next test begins.
         summarizer.close()
+        shared_reader.stopped = False
 
 
 @pytest.fixture
@@ -283,6 +285,51 @@ def test_worker_that_is_stopped_before_it_asks_asks_nothing(
     assert rows(open_database, "state, attempts") == [("pending", 0)]
     assert web.asked["/not-asked"] == 0
     summarizer.run()
+
+
+def test_worker_that_is_stopped_while_its_reader_starts_asks_nothing(
+    summarizer: Summarizer, add: Callable, open_database: str, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summarizer.reader = Reader()
+    add(f"{web.url}/slow-body")
+    lease = summarizer.take()
+    web.asked.clear()
+    start = subprocess.Popen
+
+    def stopped_meanwhile(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        process = start(*arguments, **options)
+        summarizer.stop()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", stopped_meanwhile)
+
+    assert summarizer.do(lease) == "pending"
+    assert rows(open_database, "state, attempts") == [("pending", 0)]
+    assert web.asked["/slow-body"] == 0
+
+
+def test_worker_that_is_stopped_while_it_asks_starts_no_other_reader(
+    summarizer: Summarizer, add: Callable, open_database: str, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summarizer.reader = Reader()
+    process = summarizer.reader.start()
+    add(f"{web.url}/slow-body")
+    lease = summarizer.take()
+    web.asked.clear()
+
+    dumps = json.dumps
+
+    def stopped_meanwhile(task: dict[str, Any]) -> str:
+        if not summarizer.stopping:
+            summarizer.stop()
+            process.wait()
+        return dumps(task)
+
+    monkeypatch.setattr(json, "dumps", stopped_meanwhile)
+
+    assert summarizer.do(lease) == "pending"
+    assert rows(open_database, "state, attempts") == [("pending", 0)]
+    assert web.asked["/slow-body"] == 0
 
 
 def test_reader_answers_line_by_line(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
