@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, BinaryIO, NamedTuple, get_args
 from zlib import error as ZlibError
 
+from psycopg2 import DatabaseError, OperationalError
 from psycopg2.errors import DeadlockDetected, UniqueViolation
 from psycopg2.extensions import connection as Connection
 from psycopg2.sql import SQL, Composable, Literal
@@ -555,8 +556,14 @@ def begin(connections: Sequence[Connection]) -> None:
 def read(connection: Connection, statement: Composable) -> Rows:
     """Return the rows that a COPY writes."""
     rows = Rows()
-    with connection.cursor() as cursor:
-        cursor.copy_expert(statement, rows)
+    try:
+        with connection.cursor() as cursor:
+            cursor.copy_expert(statement, rows)
+    except (DatabaseError, SystemError) as error:
+        # What psycopg2 says of a connection that is lost in the middle of a COPY is seldom that.
+        if connection.closed:
+            raise OperationalError("the connection was lost in the middle of a COPY") from error
+        raise
     return rows
 
 

@@ -20,7 +20,7 @@ from click.testing import Result
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg2.sql import Composable
+from psycopg2.sql import SQL, Composable
 
 from project import db, transfer
 from project.cli import Commands
@@ -162,6 +162,11 @@ def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch:
         lines = b"".join([begun, *(piece for piece, _ in pieces)]).splitlines()
 
     assert [json.loads(line)["id"] for line in lines] == list(range(1, 20, 2))
+
+
+def test_export_that_the_database_refuses_says_why(app: Flask) -> None:
+    with app.app_context(), transfer.session(db.engine) as connection, pytest.raises(psycopg2.errors.DivisionByZero):
+        transfer.read(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
 
 
 def test_export_of_nobody_is_a_header(app: Flask, tmp_path: Path) -> None:

@@ -277,6 +277,7 @@ def test_database_that_is_away_is_a_503() -> None:
 
 
 EXPORTS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT%'"
+LOSE_EXPORTS = EXPORTS.replace("count(*)", "pg_terminate_backend(pid, 5000)") + " AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
@@ -338,6 +339,20 @@ def test_file_that_ends_too_early_is_408(client: FlaskClient, open_database: str
 
 
 @pytest.mark.usefixtures("many")
+def test_database_that_is_lost_before_an_export_has_begun_is_a_503(
+    client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(rows: transfer.Rows, row: bytes) -> None:
+        if not rows:
+            execute(open_database, LOSE_EXPORTS)
+        rows.append(row)
+
+    monkeypatch.setattr(transfer.Rows, "write", write)
+
+    assert client.get("/users/export").status_code == 503
+
+
+@pytest.mark.usefixtures("many")
 def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_database: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(gunicorn).netloc, timeout=60)
     connection.request("GET", "/users/export")
@@ -345,7 +360,7 @@ def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_d
     assert response.status == 200
     response.read(10)
 
-    execute(open_database, EXPORTS.replace("count(*)", "pg_terminate_backend(pid)") + " AND pid <> pg_backend_pid()")
+    execute(open_database, LOSE_EXPORTS)
 
     with pytest.raises(http.client.IncompleteRead):
         response.read()
