@@ -290,12 +290,12 @@ def many(open_database: str) -> None:
     )
 
 
-def begun_export(url: str) -> socket.socket:
+def begun_export(url: str, version: str = "HTTP/1.1") -> socket.socket:
     """Ask for an export and read its beginning."""
     address = urlsplit(url)
     client = socket.create_connection((address.hostname, address.port), timeout=60)
-    client.sendall(b"GET /users/export HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+    client.sendall(f"GET /users/export {version}\r\nHost: x\r\n\r\n".encode())
+    assert client.recv(1000).startswith(f"{version} 200 OK\r\n".encode())
     return client
 
 
@@ -372,10 +372,7 @@ def test_export_that_fails_on_the_way_cuts_nobody_off_at_a_stop(open_database: s
     settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
     with start_server(open_database, subprocess.DEVNULL, **settings) as (server, url):
         with begun_export(url) as client:
-            execute(
-                open_database,
-                EXPORTS.replace("count(*)", "pg_terminate_backend(pid)") + " AND pid <> pg_backend_pid()",
-            )
+            execute(open_database, LOSE_EXPORTS)
             while client.recv(1024 * 1024):
                 pass
         caller = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
@@ -388,6 +385,35 @@ def test_export_that_fails_on_the_way_cuts_nobody_off_at_a_stop(open_database: s
 
         assert caller.getresponse().read()
         assert server.wait(timeout=30) == 0
+
+
+@pytest.mark.usefixtures("many")
+def test_export_over_http_1_0_is_whole_or_ends_with_a_reset(gunicorn: str, open_database: str) -> None:
+    with begun_export(gunicorn, "HTTP/1.0") as client:
+        whole = client.makefile("rb").read()
+    assert whole.endswith(b"\n")
+
+    with begun_export(gunicorn, "HTTP/1.0") as client:
+        execute(open_database, LOSE_EXPORTS)
+        with pytest.raises(ConnectionResetError):
+            client.makefile("rb").read()
+
+
+def test_connection_is_reset_where_a_piece_of_an_export_is_missing(client: FlaskClient) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"begun"
+        raise TimeoutError
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as caller:
+        ours, _ = server.accept()
+        over_1_0 = {"SERVER_PROTOCOL": "HTTP/1.0", "gunicorn.socket": ours}
+        send(client, FILE)
+        assert client.get("/users/export", environ_overrides=over_1_0).data == client.get("/users/export").data
+
+        with pytest.raises(TimeoutError):
+            list(transfers.whole_or_reset(pieces(), ours))
+        with pytest.raises(ConnectionResetError):
+            caller.recv(1)
 
 
 @pytest.mark.usefixtures("many")
