@@ -47,6 +47,8 @@ MOST_BYTES = 64 * 1024
 BATCH_ROWS, BATCH_BYTES = 2000, 1024 * 1024
 #: Of rows that a connection of an export reads together.
 CHUNK_ROWS = 20_000
+#: How long the connections of an export may be idle in seconds, while its reader takes such a piece of some 2 MB.
+IDLE_SECONDS = 60
 #: How often a merge begins again when another writer has come in between.
 ATTEMPTS = 5
 #: The advisory lock that whoever merges holds; the number means nothing.
@@ -551,6 +553,8 @@ def begin(connections: Sequence[Connection]) -> None:
     for connection in connections:
         # There is an index by id, also for those whom the planner does not know yet.
         execute(connection, "SET LOCAL enable_sort = off")
+        # Longer than other transactions: this one holds no row that somebody may wait for.
+        execute(connection, f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
 
 
 def read(connection: Connection, statement: Composable) -> Rows:
@@ -573,7 +577,7 @@ def export_users(
     """Yield a file of the users in pieces, by id, each piece with the number of its users: all as of one moment.
 
     connections: each reads a piece, side by side, and one more while the last ones are written. Then they are idle:
-    a reader who stops reading loses them, by the server's own time limit. Whoever stops early closes the generator
+    a reader who stops reading loses them, after IDLE_SECONDS. Whoever stops early closes the generator
     first: only then does nobody use the connections any more.
     """
     start, shown, form = WRITERS[format]

@@ -11,8 +11,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -20,7 +22,7 @@ from werkzeug.test import TestResponse
 
 from project import db, transfer
 from project.api import transfers
-from project.tests.conftest import app_on, execute, start_server
+from project.tests.conftest import app_on, execute, served, start_server
 from project.tests.test_metrics import figures
 from project.tests.test_openapi import check
 from project.tests.test_transfer import wait_for
@@ -255,11 +257,43 @@ def test_transfers_leave_threads_to_everybody_else(client: FlaskClient) -> None:
         assert send(client, "x").status_code == 400
 
 
-def test_export_gives_up_after_its_time(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pieces_of_nine(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine users, whose export has three pieces."""
     execute(
         open_database, "INSERT INTO users (username, email) SELECT 'a', n || '@b.test' FROM generate_series(1, 9) n"
     )
     monkeypatch.setattr(transfer, "CHUNK_ROWS", 3)
+
+
+@pytest.mark.usefixtures("pieces_of_nine")
+def test_export_waits_longer_for_its_reader_than_other_transactions(open_database: str) -> None:
+    arguments = {"options": "-c idle_in_transaction_session_timeout=100ms"}
+    app = app_on(open_database, SQLALCHEMY_ENGINE_OPTIONS={"connect_args": arguments})
+    with app.test_request_context():
+        pieces = transfers.file_of("ndjson", None)
+        begun = next(pieces)
+        time.sleep(0.5)
+
+        assert len(b"".join([begun, *pieces]).splitlines()) == 9
+
+
+@pytest.mark.usefixtures("pieces_of_nine")
+def test_export_does_not_wait_for_ever_for_its_reader(
+    app: Flask, open_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "IDLE_SECONDS", 1)
+    with app.test_request_context():
+        pieces = transfers.file_of("ndjson", None)
+        next(pieces)
+        wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
+
+        with pytest.raises(psycopg2.OperationalError):
+            list(pieces)
+
+
+@pytest.mark.usefixtures("pieces_of_nine")
+def test_export_gives_up_after_its_time(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_on(open_database)
     with app.test_request_context():
         pieces = transfers.file_of("csv", None)
@@ -424,9 +458,10 @@ def test_client_who_goes_away_frees_the_connection(gunicorn: str, open_database:
 
 
 @pytest.mark.usefixtures("many")
-def test_client_who_stops_reading_loses_the_connection(gunicorn: str, open_database: str) -> None:
-    client = begun_export(gunicorn)
+def test_client_who_stops_reading_loses_the_connection(open_database: str, tmp_path: Path) -> None:
+    with served(open_database, tmp_path / "log", AUTH_REQUIRED="false", TRANSFER_TIMEOUT="2") as url:
+        client = begun_export(url)
 
-    wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
+        wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
 
-    client.close()
+        client.close()
