@@ -137,12 +137,14 @@ def whole_or_reset(pieces: Iterator[bytes], client: socket.socket) -> Iterator[b
 
     Such a body ends with its connection, so that one that is cut off would look whole.
     """
+    whole = False
     try:
         yield from pieces
-    except Exception:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.close()
-        raise
+        whole = True
+    finally:
+        if not whole:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
 
 
 def resumed(begun: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
