@@ -222,6 +222,13 @@ def closed_gunicorn(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield url
 
 
+def gunicorn_with(folder: Path, code: str) -> str:
+    """Write a configuration of gunicorn's that is ours with some code after it, and return its path."""
+    file = folder / "changed.conf.py"
+    file.write_text(f"import runpy\nglobals().update(runpy.run_path('gunicorn.conf.py'))\n{code}")
+    return str(file)
+
+
 @contextmanager
 def served(database_url: str, log_file: Path, *options: str, **variables: str) -> Iterator[str]:
     """Serve as the image does, with options of gunicorn's, 2 workers of 4 threads, ProductionConfig; yield the URL."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from project.tests.conftest import execute, start_server
+from project.tests.conftest import execute, gunicorn_with, start_server
 from project.tests.test_gunicorn import request, send
 
 CLIENTS = 16
@@ -22,6 +22,7 @@ GUNICORN = ("-m", "gunicorn", "manage:app")
 #: On macOS nothing keeps callers from the socket while it closes; granian also closes the connection of who has not
 #: begun to ask.
 SOME = CLIENTS // 2
+CUT_OFF = 0 if sys.platform == "linux" else SOME
 
 
 def test_workers_leave_the_port_when_the_master_is_killed(open_database: str) -> None:
@@ -48,10 +49,10 @@ def test_workers_leave_the_port_when_the_master_is_killed(open_database: str) ->
 @pytest.mark.parametrize(
     ("name", "command", "everybody", "cut_off"),
     [
-        pytest.param("gunicorn", ("serve.py",), False, 0 if sys.platform == "linux" else SOME, id="gunicorn"),
-        pytest.param("", GUNICORN, False, 0 if sys.platform == "linux" else SOME, id="gunicorn manage:app"),
+        pytest.param("gunicorn", ("serve.py",), False, CUT_OFF, id="gunicorn"),
+        pytest.param("", GUNICORN, False, CUT_OFF, id="gunicorn manage:app"),
         # Heroku's SIGTERM goes to the workers as well.
-        pytest.param("", GUNICORN, True, 0 if sys.platform == "linux" else SOME, id="every process of gunicorn"),
+        pytest.param("", GUNICORN, True, CUT_OFF, id="every process of gunicorn"),
         pytest.param("granian", ("serve.py",), False, SOME, id="granian"),
     ],
 )
@@ -67,35 +68,34 @@ def test_stop_loses_no_request(
 
 
 def test_stop_is_noticed_by_slow_workers_with_callers_all_the_time(open_database: str, tmp_path: Path) -> None:
-    slow = tmp_path / "slow.conf.py"
-    slow.write_text(
-        "import os, runpy, time\n"
+    slow = gunicorn_with(
+        tmp_path,
+        "import time\n"
         "from gunicorn.workers.gthread import ThreadWorker\n"
-        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
         "accept, is_parent_alive = ThreadWorker.accept, ThreadWorker.is_parent_alive\n"
         "ThreadWorker.accept = lambda *arguments: time.sleep(0.002) or accept(*arguments)\n"
-        "ThreadWorker.is_parent_alive = lambda *arguments: time.sleep(0.05) or is_parent_alive(*arguments)\n"
+        "ThreadWorker.is_parent_alive = lambda *arguments: time.sleep(0.05) or is_parent_alive(*arguments)\n",
     )
 
-    said, seconds = stop_under_load(open_database, ("-m", "gunicorn", "-c", str(slow), "manage:app"))
+    said, seconds = stop_under_load(open_database, ("-m", "gunicorn", "-c", slow, "manage:app"))
 
-    assert said.pop("cut off", 0) <= (0 if sys.platform == "linux" else SOME)
+    assert said.pop("cut off", 0) <= CUT_OFF
     assert set(said) == {201, "refused"}
     assert seconds < 10
 
 
 def test_worker_that_is_stopped_as_it_begins_to_accept_ends_in_order(open_database: str, tmp_path: Path) -> None:
-    at_once, log = tmp_path / "at_once.conf.py", tmp_path / "log"
-    at_once.write_text(
-        "import os, runpy, signal\n"
+    log = tmp_path / "log"
+    at_once = gunicorn_with(
+        tmp_path,
+        "import os, signal\n"
         "from gunicorn.workers.gthread import ThreadWorker\n"
-        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
         "set_accept_enabled = ThreadWorker.set_accept_enabled\n"
         "def stopped(worker, enabled):\n"
         "    set_accept_enabled(worker, enabled)\n"
         "    if enabled and worker.age == 2:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "ThreadWorker.set_accept_enabled = stopped\n"
+        "ThreadWorker.set_accept_enabled = stopped\n",
     )
     command = ("serve.py", f"--config={at_once}")
     settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
@@ -112,12 +112,10 @@ def test_worker_that_is_stopped_as_it_begins_to_accept_ends_in_order(open_databa
 
 
 def test_stop_reaches_a_worker_that_has_just_been_forked(open_database: str, tmp_path: Path) -> None:
-    forked, log = tmp_path / "forked.conf.py", tmp_path / "log"
-    forked.write_text(
-        "import runpy, time\n"
-        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
-        "def post_fork(arbiter, worker):\n"
-        "    time.sleep(2 if worker.age == 2 else 0)\n"
+    log = tmp_path / "log"
+    forked = gunicorn_with(
+        tmp_path,
+        "import time\n" "def post_fork(arbiter, worker):\n" "    time.sleep(2 if worker.age == 2 else 0)\n",
     )
     command = ("serve.py", f"--config={forked}")
     with open(log, "wb") as file, start_server(open_database, file, command, WEB_CONCURRENCY="1") as (server, _):

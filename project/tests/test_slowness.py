@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from project.tests.conftest import execute, served
+from project.tests.conftest import execute, gunicorn_with, served
 from project.tests.test_gunicorn import JSON, request, send
 
 #: The configuration of a deployment, with little patience.
@@ -122,12 +122,12 @@ def test_clients_that_dawdle_over_a_ping_do_not_keep_others_from_it(open_databas
 
 
 def test_more_clients_than_files_do_not_end_the_worker(open_database: str, tmp_path: Path) -> None:
-    files, log = tmp_path / "files.conf.py", tmp_path / "log"
-    files.write_text(
-        "import resource, runpy\n"
-        "globals().update(runpy.run_path('gunicorn.conf.py'))\n"
+    log = tmp_path / "log"
+    files = gunicorn_with(
+        tmp_path,
+        "import resource\n"
         "def post_fork(arbiter, worker):\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n",
     )
     settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
     with served(open_database, log, f"--config={files}", **settings) as url:
