@@ -1,33 +1,29 @@
 # The commands that the README names. Only git, make and Python 3.11 or later are presumed.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-INSTALLED := .venv/installed
 RUN := .venv/bin/python
 MANAGE := $(RUN) manage.py
 
 help:  ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-$(INSTALLED): requirements/production.txt requirements/testing.txt requirements/development.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, for example: make PYTHON=python3.13 run" if sys.version_info < (3, 11) else 0)'
-	@echo "Installing into .venv: a minute, once."
-	@$(PYTHON) -m venv .venv
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/development.txt
+# The layers of the requirements, each with all of the one before: what serves, what tests, what a developer uses.
+EMBEDDED := .venv/embedded
+TESTING := .venv/testing
+INSTALLED := .venv/development
+.venv/%: requirements/%.txt requirements/installer.txt requirements/install.py
+	@$(PYTHON) requirements/install.py $*
 	@touch $@
 
-install: $(INSTALLED)  ## Create the virtual environment and install the locked requirements
+install: $(INSTALLED)  ## Create the virtual environment with all that a developer uses
 
-run: $(INSTALLED)  ## Run the service on port 5001 and a summarizer, with example users in an embedded Postgres
-	@trap '{ kill $$worker && wait $$worker; } 2>/dev/null; [ -n "$$DATABASE_URL" ] || $(MANAGE) postgres stop' EXIT; \
-	trap 'exit 0' INT TERM; \
-	$(MANAGE) create_db && $(MANAGE) db upgrade && $(MANAGE) seed_db && \
-	echo "Users:   curl -s localhost:$${PORT:-5001}/users" && \
-	echo "Checks:  make test" && \
-	echo "Stop:    Ctrl-C; what you wrote stays in var/" && \
-	{ $(MANAGE) summarize & worker=$$!; } && \
-	$(MANAGE) run --reload --no-debugger
+run: $(EMBEDDED)  ## Run the service on port 5001 and a summarizer, with example users in an embedded Postgres
+	@$(MANAGE) develop
 
-test: $(INSTALLED)  ## Run the test suite with coverage, on a Postgres of its own
+test: $(TESTING)  ## Run the fast tests with coverage, on a Postgres of their own
+	@$(MANAGE) test -n auto -m "not slow" --cov-fail-under=100
+
+test-all: $(INSTALLED)  ## Run all tests with coverage, slow ones included
 	@$(MANAGE) test -n auto --cov-fail-under=100
 
 fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
@@ -37,16 +33,16 @@ chaos: $(INSTALLED)  ## Break the database, the workers and the network under lo
 	@$(RUN) -m benchmarks.chaos $(FAULTS)
 
 check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for secrets
-	@$(RUN) -m flake8
-	@$(RUN) -m black --check --diff --quiet .
-	@$(RUN) -m isort --check-only --diff --quiet .
+	@$(RUN) -m flake8 . .ci/newcomer
+	@$(RUN) -m black --check --diff --quiet . .ci/newcomer
+	@$(RUN) -m isort --check-only --diff --quiet . .ci/newcomer
 	@$(RUN) -m mypy
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --severity-level medium --recursive project manage.py serve.py gunicorn.conf.py migrations
 	@$(RUN) .ci/secrets.py
 
 lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline
 	@.venv/bin/hadolint Dockerfile Dockerfile.prod project/db/Dockerfile
-	@.venv/bin/shellcheck entrypoint.sh release.sh .ci/run
+	@PATH=".venv/bin:$$PATH" shellcheck entrypoint.sh release.sh .ci/run
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
 
@@ -62,18 +58,30 @@ bench: $(PEERS)/installed  ## Measure the service beside its peers, in 5 minutes
 
 USERS ?= 1000000
 bench-scale: $(INSTALLED)  ## Measure calls while the table grows to USERS=1000000
-	@$(RUN) -m benchmarks.scale --users $(USERS)
+	@$(RUN) -m benchmarks.scale --users $(USERS) $(SCALE)
 
-COMPILE := $(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
-lock: $(INSTALLED)  ## Lock the newest versions that the requirements allow
-	@$(COMPILE) requirements/production.in --output-file requirements/production.txt
-	@$(COMPILE) requirements/testing.in --output-file requirements/testing.txt -c requirements/production.txt
-	@$(COMPILE) requirements/development.in --output-file requirements/development.txt -c requirements/testing.txt
-	@$(COMPILE) benchmarks/peers/requirements.in --output-file benchmarks/peers/requirements.txt
+COMPILE := $(RUN) -m uv pip compile --quiet --only-binary :all: --no-header
+LOCK := $(COMPILE) --universal --python-version 3.11 --generate-hashes --no-strip-extras --upgrade
+lock: $(INSTALLED)  ## Lock the newest versions that the requirements allow, and look for their wheels
+	@$(LOCK) requirements/production.in --output-file requirements/production.txt
+	@$(LOCK) requirements/embedded.in --output-file requirements/embedded.txt -c requirements/production.txt
+	@$(LOCK) requirements/testing.in --output-file requirements/testing.txt -c requirements/embedded.txt
+	@$(LOCK) requirements/development.in --output-file requirements/development.txt -c requirements/testing.txt
+	@$(LOCK) requirements/installer.in --output-file requirements/installer.txt -c requirements/development.txt
+	@$(LOCK) benchmarks/peers/requirements.in --output-file benchmarks/peers/requirements.txt
+	@$(MAKE) --no-print-directory wheels
+
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
+wheels: $(INSTALLED)  ## Look for a wheel of each locked package, for each Python and platform that is promised
+	@for platform in $(PLATFORMS); do for python in 3.11 3.12 3.13 3.14; do \
+		echo "Python $$python, $$platform"; \
+		$(COMPILE) --no-deps --python-platform $$platform --python-version $$python \
+			requirements/installer.txt requirements/development.txt --output-file - >/dev/null || exit 1; \
+	done; done
 
 clean:  ## Stop the embedded Postgres and remove what the other commands made, data included
 	@if [ -x $(RUN) ]; then env -u DATABASE_URL -u APP_SETTINGS $(MANAGE) postgres stop; fi
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test fuzz chaos check lint-deploy bench bench-scale lock clean
+.PHONY: help install run test test-all fuzz chaos check lint-deploy bench bench-scale lock wheels clean

@@ -25,6 +25,7 @@ from project.api.summaries import summaries_blueprint
 from project.api.transfers import transfers_blueprint
 from project.api.users import users_blueprint
 from project.config import APP_SETTINGS, complete
+from project.development import develop
 from project.extensions import db, migrations
 
 __all__ = ["create_app", "db"]
@@ -81,4 +82,5 @@ def create_app(config: str | type | None = None) -> Flask:
         # As for the traces.
         import_module("project.admin").init_app(app)
     cli.init_app(app)
+    app.cli.add_command(develop)
     return app
