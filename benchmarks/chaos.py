@@ -409,7 +409,9 @@ def memory(watch: IdleWatch) -> Outcome:
 
 @click.command()
 @click.argument("faults", nargs=-1, type=click.Choice(list(FAULTS)))
-@click.option("--seconds", default=30, show_default=True, help="How long frozen, lock and slow last.")
+@click.option(
+    "--seconds", default=30, show_default=True, type=click.IntRange(3), help="How long frozen, lock and slow last."
+)
 @click.option("--rounds", default=20, show_default=True, help="How often killed kills each of its four.")
 @click.option("--restarts", default=10, show_default=True, help="How often rolling restarts each instance.")
 @click.option("--requests", default=500_000, show_default=True, help="How many requests memory serves.")

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import click
 import matplotlib.pyplot as plt
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy import Connection, select, text
 from tqdm import tqdm
 
@@ -77,7 +77,9 @@ def deep(sort: str) -> Callable[[int], str]:
         ordered = LISTING.rows(()).order_by(*(key.desc() if descending else key for key in keys.values()))
         with patient_connection() as connection:
             row = connection.execute(ordered.offset(users * 9 // 10).limit(1)).mappings().one()
-        signed = cursors(UserQuery.model_validate({"sort": sort})).dumps([row[name] for name in keys])
+        # A cursor is signed for the listing that the request asks for.
+        with current_app.test_request_context("/users"):
+            signed = cursors(UserQuery.model_validate({"sort": sort})).dumps([row[name] for name in keys])
         return listing(sort=sort, after=signed)
 
     return target
