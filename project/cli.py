@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from project import transfer
 from project.api.answers import Fault
-from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken, User
+from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken, Note, Summary, User
 from project.api.schemas import InvalidFile, OnConflict
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
@@ -404,4 +404,5 @@ def init_app(app: Flask) -> None:
         postgres,
     ):
         app.cli.add_command(command)
-    app.shell_context_processor(lambda: {"db": db, "AccessToken": AccessToken, "User": User})
+    models = {model.__name__: model for model in (AccessToken, Note, Summary, User)}
+    app.shell_context_processor(lambda: {"db": db, **models})

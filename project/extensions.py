@@ -3,12 +3,13 @@
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import DeclarativeBase
+from flask_sqlalchemy.query import Query
+from sqlalchemy.orm import DeclarativeBase, QueryPropertyDescriptor
 
 from project.database import Pool
 
@@ -19,9 +20,14 @@ SCHEMA_LOCK = 7_303_014_119
 class Base(DeclarativeBase):
     """The base of every model; its metadata is the whole schema."""
 
+    #: The query of a model, such as User.query.all(): for the shell, where people expect it of Flask-SQLAlchemy.
+    query: ClassVar[QueryPropertyDescriptor]
+
 
 # A committed object keeps its values: to answer from it must not cost another query.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False}, engine_options={"poolclass": Pool})
+# Flask-SQLAlchemy gives it to the subclasses of db.Model alone.
+Base.query = db.session.query_property(Query)
 
 
 class MigrationCommands(click.Command):
