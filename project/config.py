@@ -19,6 +19,8 @@ VERSION = "0.1.0"
 KNOWN_SECRET_KEY = "my_precious"
 #: In bytes: with less, somebody could find the key by trying, and sign a session of the admin pages.
 SHORTEST_SECRET_KEY = 32
+#: In characters, of a token that the environment sets.
+SHORTEST_TOKEN = 32
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
 PROFILES = ROOT / "config"
@@ -107,6 +109,17 @@ def env_rates(name: str) -> str | None:
     return value
 
 
+def env_token(name: str) -> str | None:
+    """Read a bearer token (RFC 6750, 2.1) that is too long to be guessed from the environment, none by default."""
+    value = os.environ.get(name) or None
+    if value and not re.fullmatch(rf"(?=.{{{SHORTEST_TOKEN},}})[A-Za-z0-9._~+/-]+=*", value):
+        raise ConfigError(
+            f"{name} must have {SHORTEST_TOKEN} characters or more, of letters, digits and -._~+/, such as"
+            " openssl rand -hex 32 prints."
+        )
+    return value
+
+
 def env_url(name: str, default: str, *schemes: str) -> str:
     """Read a URL that begins with one of these from the environment."""
     value = os.environ.get(name) or default
@@ -172,6 +185,9 @@ class BaseConfig:
     AUTH_REQUIRED = env_flag("AUTH_REQUIRED", False)
     # What needs no token, beside /ping and /health.
     OPEN_PATHS = env_list("OPEN_PATHS", "/(metrics|docs|openapi[.]json)", "/docs,/openapi.json,/metrics")
+
+    # Opens /metrics and nothing else, and is compared without the database.
+    METRICS_TOKEN = env_token("METRICS_TOKEN")
 
     # An OpenID Connect issuer whose tokens are taken too, if they are meant for this audience.
     AUTH_ISSUER = env_url("AUTH_ISSUER", "", "https://", "http://127.0.0.1:", "http://localhost:")

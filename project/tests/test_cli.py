@@ -14,8 +14,6 @@ from flask import Flask
 from sqlalchemy import make_url
 
 import manage
-from project import db
-from project.api.models import User
 from project.cli import Commands
 from project.config import DevelopmentConfig, ProductionConfig
 from project.postgres import Server
