@@ -372,6 +372,11 @@ def pre_fork(arbiter, worker):
     worker.signals = arbiter.SIG_QUEUE
 
 
+def post_worker_init(worker):
+    """Let each worker look at the database by itself, from after its fork on."""
+    worker.wsgi.extensions["probe"].start()
+
+
 wsgi_app = "manage:app"
 worker_class = Worker
 bind = f"0.0.0.0:{settings['PORT']}"

@@ -45,6 +45,7 @@ def load() -> WSGIApplication:
     """Return the application to a worker of granian."""
     # A worker that nobody looks after would go on to serve, beside those of the next start.
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    app.extensions["probe"].start()
     return with_a_path
 
 

@@ -4,7 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import cast
 
@@ -56,6 +56,20 @@ class Metrics:
         self.users_created = Counter("users_created", "Users that were added.", registry=registry)
         # What labels() finds anew with each call.
         self.of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    @cached_property
+    def database_up(self) -> Gauge:
+        """Return the gauge of the database, made in the process that probes it.
+
+        Made with the others, it would say 0 for the process that starts the workers, and for each of them at first.
+        Of several workers the one counts that does not reach the database.
+        """
+        return Gauge(
+            "database_up",
+            "Whether the database is up, as /health says.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""

@@ -1,11 +1,12 @@
 """The figures of the service, for Prometheus."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from project.api.answers import Figures
 from project.api.auth import ANY, scope
 from project.api.errors import Api, Resource
+from project.api.health import Probe
 from project.metrics import metrics
 
 metrics_blueprint = Blueprint("metrics", __name__)
@@ -18,6 +19,8 @@ class MetricsText(Resource):
     @scope(ANY)
     def get(self) -> Figures:
         """Get the figures."""
+        probe: Probe = current_app.extensions["probe"]
+        probe.await_first_look()
         return Response(metrics().text(), content_type=CONTENT_TYPE_LATEST)
 
 

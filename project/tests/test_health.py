@@ -222,3 +222,18 @@ def test_question_that_finds_no_thread_is_asked_again(migrated_app: Flask, monke
         assert ask(migrated_app).status_code == 500
 
     assert state(migrated_app) == (200, "up")
+
+
+def test_versions_before_this_one_are_those_that_alembic_finds() -> None:
+    scripts = ScriptDirectory(migrations.directory)
+    newest = set(scripts.get_heads())
+
+    assert health.older_versions(migrations.directory) == {one.revision for one in scripts.walk_revisions()} - newest
+
+
+def test_versions_before_this_one_are_found_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    for number, line in enumerate(("= None", ": str | None = 'a1'", ' = ("b2", "c3")', "='d4'  # the first")):
+        (tmp_path / "versions" / f"{number}.py").write_text(f'revision = "x{number}"\ndown_revision{line}\n')
+
+    assert health.older_versions(str(tmp_path)) == {"a1", "b2", "c3", "d4"}

@@ -209,6 +209,7 @@ def test_processes_count_together_and_the_dead_have_nothing_in_hand(folder: str)
     assert killed.returncode == -signal.SIGKILL
     assert counted["http_requests_total", "GET", "/ping", "200"] == 2
     assert counted["http_requests_in_flight",] == 1
+    assert counted["database_up",] == 0
     assert counted["db_pool_size",] == app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"]
     assert not [name for name in counted if "pid" in name]
 

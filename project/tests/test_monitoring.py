@@ -1,20 +1,28 @@
 """What a scraper is told while the database is away, and by which token."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
+import psutil
 import pytest
 from flask import Flask
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 
 from project import db
+from project.api import health
 from project.config import ConfigError, ProductionConfig, env_token
-from project.tests.conftest import ROOT, app_on, free_port, start_manage
+from project.tests.conftest import ROOT, app_on, execute, free_port, no_thread, start_manage, start_server
 from project.tests.test_cli import invoke
 from project.tests.test_gunicorn import assert_one_error_body, request, send
-from project.tests.test_servers import is_served, wait_until
+from project.tests.test_metrics import figures, samples
+from project.tests.test_servers import SERVERS, is_served, wait_until
 from project.tests.web import http, serving
 
 TOKEN = "scraper-" * 4
@@ -108,6 +116,99 @@ def test_unusable_metrics_token_ends_the_start_with_one_line() -> None:
 
     assert (command.returncode, output, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("METRICS_TOKEN must have 32 characters or more") and "hush" not in errors
+
+
+def database_up(app: Flask) -> float:
+    """Return what an application tells of its database."""
+    return figures(app)["database_up",]
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_first_scrape_tells_whether_the_database_is_up(open_database: str, up: bool) -> None:
+    assert database_up(app_on(open_database if up else AWAY)) == up
+
+
+def test_database_that_lacks_its_tables_is_not_up(make_database: Callable[[], str]) -> None:
+    assert database_up(app_on(make_database())) == 0
+
+
+def test_probe_follows_a_database_that_goes_and_comes_back(
+    make_database: Callable[[], str], server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_SECONDS", 0.02)
+    url = make_database()
+    name = make_url(url).database
+    app = app_on(url)
+    with app.app_context():
+        db.create_all()
+        db.engine.dispose()
+
+    assert database_up(app) == 1
+    execute(
+        server_url,
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+    )
+    wait_until(lambda: database_up(app) == 0)
+    execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    wait_until(lambda: database_up(app) == 1)
+
+
+def test_probe_is_one_thread_however_often_it_is_started(open_database: str) -> None:
+    probe = app_on(open_database).extensions["probe"]
+    probe.await_first_look()
+    first = probe.thread
+
+    for _ in range(3):
+        probe.await_first_look()
+
+    assert probe.thread is first
+    assert first.daemon
+
+
+def test_probe_that_finds_no_thread_is_started_by_the_next_scrape(
+    open_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_on(open_database)
+    monkeypatch.setattr(health, "PROBE_SECONDS", 0.02)
+    with monkeypatch.context() as full:
+        full.setattr(Thread, "start", no_thread)
+        full.setattr(health, "WAIT", 0.1)
+        assert ("database_up",) not in figures(app)
+        app.extensions["probe"].look()
+        assert database_up(app) == 0
+
+    wait_until(lambda: database_up(app) == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server_name", SERVERS)
+def test_each_worker_probes_and_a_dead_one_leaves_nothing(
+    open_database: str, tmp_path: Path, server_name: str
+) -> None:
+    variables = {"METRICS_TOKEN": TOKEN, "WSGI_SERVER": server_name}
+    with start_server(open_database, subprocess.DEVNULL, **variables) as (server, url):
+
+        def gauges() -> set[int]:
+            """Return the processes whose gauge is counted."""
+            scrape = urllib.request.Request(f"{url}/metrics", headers=bearer(TOKEN))
+            with urllib.request.urlopen(scrape, timeout=10) as answer:
+                up = samples(answer.read().decode()).get(("database_up",))
+            return {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_livemin_*.db")} if up else set()
+
+        def workers() -> set[int]:
+            return {worker.pid for worker in psutil.Process(server.pid).children()}
+
+        wait_until(lambda: len(workers()) == 2)
+        maps = psutil.Process(min(workers())).memory_maps()
+        (folder,) = {Path(found.path).parent for found in maps if "users-metrics-" in found.path}
+        wait_until(lambda: gauges() == workers())
+        killed = min(workers())
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(workers() - {killed}) == 2)
+        wait_until(lambda: gauges() == workers())
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
 
 
 @pytest.mark.slow
