@@ -81,6 +81,7 @@ def create_app(config: str | type | None = None) -> Flask:
     if app.config["ADMIN_PAGES"]:
         # As for the traces.
         import_module("project.admin").init_app(app)
+    metrics.begin_at_zero(app)
     cli.init_app(app)
     app.cli.add_command(develop)
     return app
