@@ -27,11 +27,13 @@ from tqdm import tqdm
 
 from project import transfer
 from project.api.answers import Fault
+from project.api.health import Probe
 from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken, Note, Summary, User
 from project.api.schemas import InvalidFile, OnConflict
 from project.extensions import SCHEMA_LOCK, db
 from project.postgres import PostgresError, Server
 from project.summarizer import Summarizer
+from project.summarizer_metrics import Backlog, serve
 
 EXAMPLE_USERS = [
     {"username": "michael", "email": "hermanmu@gmail.com"},
@@ -313,7 +315,20 @@ def summarize(once: bool) -> None:
             waiting = f"{states['pending']} wait for another attempt"
             click.echo(f"Summarised {states['done']} pages; {states['failed']} failed, {waiting}.")
         else:
+            if port := current_app.config["SUMMARY_METRICS_PORT"]:
+                serve_metrics(summarizer, port)
             summarizer.run()
+
+
+def serve_metrics(summarizer: Summarizer, port: int) -> None:
+    """Serve what a summarizer counts, with the gauge of the database, on a port."""
+    probe = Probe(current_app.extensions["health"], summarizer.figures.database_up.set)
+    summarizer.figures.registry.register(Backlog(summarizer.engine, lambda: probe.up))
+    probe.await_first_look()
+    try:
+        serve(summarizer.figures, port, current_app.config["METRICS_TOKEN"])
+    except OSError as error:
+        raise click.ClickException(f"SUMMARY_METRICS_PORT: port {port}: {error.strerror}.") from error
 
 
 @click.command("test", context_settings={"ignore_unknown_options": True})

@@ -209,6 +209,8 @@ class BaseConfig:
     )
     # Seconds for fetching a page, and as many for reading it.
     SUMMARY_TIMEOUT = env_int("SUMMARY_TIMEOUT", 15, 1, 300)
+    # Where `summarize` serves its metrics, to METRICS_TOKEN if there is one; 0 is nowhere.
+    SUMMARY_METRICS_PORT = env_int("SUMMARY_METRICS_PORT", 0, 1, 65535)
 
     MAX_CONTENT_LENGTH = 64 * 1024
     # Of a file that POST /users/import takes, in bytes; a million users have some 100 MB.

@@ -23,6 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from project.api.models import Summary
 from project.config import ROOT
+from project.summarizer_metrics import SummarizerMetrics
 
 log = getLogger(__name__)
 
@@ -121,6 +122,7 @@ class Summarizer:
         # The page is fetched and then read, each within that time.
         self.lasts = timedelta(seconds=2 * config["SUMMARY_TIMEOUT"] + 5)
         self.reader = Reader()
+        self.figures = SummarizerMetrics()
         self.stopping = False
 
     def stop(self, *signal_and_frame: object) -> None:
@@ -147,27 +149,35 @@ class Summarizer:
             row = connection.execute(taken.returning(Summary.id, Summary.url, Summary.attempts)).first()
         return Lease(*row) if row else None
 
-    def outcome(self, lease: Lease) -> dict[str, Any]:
-        """Return what becomes of a row that was taken: the columns to write."""
+    def outcome(self, lease: Lease) -> tuple[dict[str, Any], str | None]:
+        """Return what becomes of a row that was taken: the columns to write, and why where the page was not read."""
         if lease.attempts > MAX_ATTEMPTS:
-            return {"state": "failed", "reason": "The page cannot be read."}
+            reason = "The page cannot be read."
+            return {"state": "failed", "reason": reason}, reason
         answer = {} if self.stopping else self.reader.read({"url": lease.url, **self.task})
         if "summary" in answer:
-            return {"state": "done", "summary": answer["summary"]}
+            return {"state": "done", "summary": answer["summary"]}, None
         if self.stopping:
-            return {"attempts": lease.attempts - 1, "next_attempt_at": func.now()}
+            return {"attempts": lease.attempts - 1, "next_attempt_at": func.now()}, "The summarizer stops."
         if answer["again"] and lease.attempts < MAX_ATTEMPTS:
             # Not all at once, where they failed at once.
             seconds = BACK_OFF * 4 ** (lease.attempts - 1) * random.uniform(0.5, 1.5)
-            return {"next_attempt_at": func.now() + timedelta(seconds=seconds)}
-        return {"state": "failed", "reason": answer["reason"]}
+            return {"next_attempt_at": func.now() + timedelta(seconds=seconds)}, answer["reason"]
+        return {"state": "failed", "reason": answer["reason"]}, answer["reason"]
 
     def do(self, lease: Lease) -> str:
         """Do a row that was taken, and return its state, or "lost" where somebody else has written it meanwhile."""
-        columns = self.outcome(lease)
+        began = time.perf_counter()
+        columns, reason = self.outcome(lease)
         with self.engine.begin() as connection:
             written = connection.execute(lease.write().values(columns))
-        return columns.get("state", "pending") if written.rowcount else "lost"
+        state: str = columns.get("state", "pending") if written.rowcount else "lost"
+        seconds = time.perf_counter() - began
+        self.figures.observe(state, seconds)
+        # Neither the URL nor anything of the page: both are other people's.
+        told = {"summary": lease.id, "state": state, "attempt": lease.attempts, "seconds": round(seconds, 3)}
+        log.info("summary %s", state, extra={"members": {**told, "reason": reason}})
+        return state
 
     def run_once(self) -> Counter[str]:
         """Do what is to do now; return how many rows got which state."""
@@ -178,6 +188,7 @@ class Summarizer:
 
     def run(self) -> None:
         """Do what is to do, until we are stopped; wait for a database that is away."""
+        log.info("summarizer started")
         away = False
         while not self.stopping:
             try:
@@ -190,3 +201,4 @@ class Summarizer:
                 log.log(DEBUG if away else WARNING, "The database is away, and the summarizer waits: %s", said)
                 away = True
             time.sleep(PAUSE)
+        log.info("summarizer stopped")

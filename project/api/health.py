@@ -122,11 +122,12 @@ class Asker:
 
 
 class Probe:
-    """Sets the gauge database_up of this process, again and again, from a thread of its own."""
+    """Tells the gauge database_up of this process, again and again, from a thread of its own."""
 
-    def __init__(self, asker: Asker, figures: Metrics) -> None:
+    def __init__(self, asker: Asker, tell: Callable[[bool], None]) -> None:
         self.asker = asker
-        self.figures = figures
+        self.tell = tell
+        self.up = False
         self.lock = Lock()
         self.thread: Thread | None = None
         self.has_looked = Event()
@@ -152,14 +153,14 @@ class Probe:
             sleep(PROBE_SECONDS)
 
     def look(self) -> None:
-        """Set the gauge to what the database says."""
-        up = False
+        """Ask the database, and tell the gauge."""
         try:
-            up = self.asker.state() == "up"
+            self.up = self.asker.state() == "up"
         except RuntimeError as error:
             # No thread for the question: what cannot be asked is not known to be up.
+            self.up = False
             log.warning("probe: %s", one_line(error))
-        self.figures.database_up.set(up)
+        self.tell(self.up)
         self.has_looked.set()
 
     def await_first_look(self) -> None:
@@ -240,7 +241,9 @@ def init_app(app: Flask, engine: Engine) -> None:
         return connection
 
     asker = app.extensions["health"] = Asker(connect, app.extensions["migrate"].directory)
-    app.extensions["probe"] = Probe(asker, app.extensions["metrics"])
+    figures: Metrics = app.extensions["metrics"]
+    # Not the gauge itself, which only a process that serves is to have.
+    app.extensions["probe"] = Probe(asker, lambda up: figures.database_up.set(up))
 
 
 api.add_resource(Health, "/health")

@@ -420,7 +420,8 @@ def test_worker_waits_for_a_database_that_is_away(
     summarizer.stop()
     worker.join()
 
-    assert [(record.levelno, record.getMessage().partition(":")[0]) for record in caplog.records] == [
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.levelno, record.getMessage().partition(":")[0]) for record in warnings] == [
         (logging.WARNING, "The database is away, and the summarizer waits"),
         (logging.WARNING, "The database is back."),
     ]
@@ -465,18 +466,24 @@ def test_process_ends_within_seconds_and_gives_its_row_back(
 ) -> None:
     web.asked.clear()
     add(f"{web.url}/slow-body")
-    worker = start_manage("summarize", DATABASE_URL=open_database, SUMMARY_ALLOWED_HOSTS=f"{web.host}:{web.port}")
+    settings = {"SUMMARY_ALLOWED_HOSTS": f"{web.host}:{web.port}", "LOG_FORMAT": "json"}
+    worker = start_manage("summarize", DATABASE_URL=open_database, **settings)
     until(lambda: web.asked["/slow-body"])
 
     worker.send_signal(number)
-    said = worker.communicate(timeout=10)
+    output, errors = worker.communicate(timeout=10)
 
-    assert (worker.returncode, *said) == (0, "", "")
+    assert (worker.returncode, output) == (0, "")
+    assert [json.loads(line)["event"] for line in errors.splitlines()] == [
+        "summarizer started",
+        "summary pending",
+        "summarizer stopped",
+    ]
     assert rows(open_database, "state, attempts") == [("pending", 0)]
 
 
 def test_missing_table_is_one_line_and_not_waited_for(make_database: Callable[[], str]) -> None:
-    worker = start_manage("summarize", DATABASE_URL=make_database())
+    worker = start_manage("summarize", DATABASE_URL=make_database(), LOG_LEVEL="warning")
 
     output, errors = worker.communicate(timeout=30)
 
@@ -489,7 +496,7 @@ def test_killed_workers_lose_no_row_and_do_none_twice(open_database: str) -> Non
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.summaries", *numbers],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": open_database, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "DATABASE_URL": open_database, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "warning"},
         capture_output=True,
         text=True,
         timeout=120,
