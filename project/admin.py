@@ -19,6 +19,7 @@ from flask import (
     session,
     url_for,
 )
+from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from flask_admin.actions import action
 from flask_admin.base import Admin, AdminIndexView, BaseView, expose
@@ -43,12 +44,32 @@ SCOPE = "admin"
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+#: For a browser that keeps no cookie: over plain HTTP it drops one that is for HTTPS alone.
+NO_COOKIE = (
+    "Your browser sent no cookie back, so you cannot sign in: open this page with https://, or, behind a proxy that"
+    " speaks plain HTTP, have the operator set TRUSTED_PROXIES."
+)
 STATIC = Path(__file__).resolve().parent / "static"
 
 ROW_ID = re.compile("[1-9][0-9]{0,17}")
 #: Of an export, which is made in memory; whoever has more takes the API.
 MOST_EXPORTED = 100_000
 LAST_PAGE = 1_000_000
+
+
+class Sessions(SecureCookieSessionInterface):
+    """The sessions of the admin pages, in a cookie that follows the scheme of the request."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Return whether the browser is to send the cookie over HTTPS alone.
+
+        So it is over HTTPS, and in production unless a trusted proxy says that the browser speaks plain HTTP.
+        """
+        # Of several proxies any may be the one that ends TLS.
+        told = request.headers.get("X-Forwarded-Proto", "").lower() if app.config["TRUSTED_PROXIES"] else ""
+        if request.is_secure or "https" in told:
+            return True
+        return bool(app.config["SESSION_COOKIE_SECURE"]) and not told
 
 
 def shown(value: Any) -> str:
@@ -88,6 +109,8 @@ def check() -> ResponseReturnValue | None:
     if any("\0" in value for value in request.values.values()):
         abort(400)
     if request.method not in ("GET", "HEAD", "OPTIONS") and not SecureForm(request.form).validate():
+        if current_app.config["SESSION_COOKIE_NAME"] not in request.cookies and not request.is_secure:
+            return sign_in_page(400, NO_COOKIE)
         return sign_in_page(400, "This form was too old, or not from this page. Nothing was changed. Try again.")
     if (request.method, request.endpoint) == ("POST", "admin.sign_in"):
         return None
@@ -452,6 +475,7 @@ class TokenTable(Table):
 
 def init_app(app: Flask) -> None:
     """Give the application its admin pages."""
+    app.session_interface = Sessions()
     app.before_request(check)
     app.after_request(send_policy)
     admin = Admin(app, name="Users", url=ADMIN, index_view=Index())

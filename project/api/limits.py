@@ -78,8 +78,9 @@ def spend(token: str | None) -> None:
 
 
 def init_app(app: Flask) -> None:
-    """Give the application its rates, and tell it whose word it may take for a caller's address."""
+    """Give the application its rates, and tell it whose word it may take for a caller's address and scheme."""
     rates = app.config["RATELIMIT"]
     app.extensions["rates"] = Rates(rates, app.config["RATELIMIT_STORAGE"]) if rates else None
+    # Each proxy adds to X-Forwarded-For; X-Forwarded-Proto most of them set, so that it has one word.
     if hops := app.config["TRUSTED_PROXIES"]:
-        setattr(app, "wsgi_app", ProxyFix(app.wsgi_app, x_for=hops, x_proto=0))
+        setattr(app, "wsgi_app", ProxyFix(app.wsgi_app, x_for=hops, x_proto=1))
