@@ -34,7 +34,8 @@ settings.from_object(APP_SETTINGS)
 complete(settings)
 logs.start(settings)
 # Before the workers start, which write their figures there.
-metrics.share()
+folder = metrics.share()
+metrics.warn_of_missing_folder()
 
 # Linux's number, which Python's socket does not name.
 IP_MINTTL = 21
@@ -65,6 +66,35 @@ class Response(base.Response):
 
 # There is no setting for it.
 wsgi.Response = Response
+
+
+class Heartbeat:
+    """The heartbeat of a worker in memory without a name, for where no file can be made: gunicorn's WorkerTmp."""
+
+    def __init__(self, cfg):
+        self.file = open(os.memfd_create("heartbeat"), "wb", 0)
+
+    def notify(self):
+        """Show that the worker lives."""
+        now = time.monotonic()
+        os.utime(self.file.fileno(), (now, now))
+
+    def last_update(self):
+        """Return when the worker last did."""
+        return os.fstat(self.file.fileno()).st_mtime
+
+    def fileno(self):
+        """Return the descriptor."""
+        return self.file.fileno()
+
+    def close(self):
+        """Give the memory back."""
+        self.file.close()
+
+
+if folder is None and hasattr(os, "memfd_create"):
+    # There is no setting for that either: worker_tmp_dir must be a folder that can be written.
+    base.WorkerTmp = Heartbeat
 
 
 class Hand:
@@ -391,8 +421,8 @@ keepalive = settings["KEEP_ALIVE"]
 # The most that gunicorn takes: a listing's longest filters, percent-encoded, need more than its usual 4094 bytes.
 limit_request_line = 8190
 
-# Workers prove that they live by touching a file, which must not wait for a disk.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+# Workers prove that they live by touching a file, which must not wait for a disk: beside their figures, in memory.
+worker_tmp_dir = os.path.dirname(folder) if folder else None
 # The socket needs a folder to write in, which a read-only container has not.
 control_socket_disable = True
 

@@ -54,6 +54,7 @@ def serve() -> None:
     if app.config["WSGI_SERVER"] == "gunicorn":
         wsgiapp.run(prog="gunicorn")
         return
+    metrics.warn_of_missing_folder()
     Granian(
         "manage:app",
         address="0.0.0.0",

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from functools import cache, cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import Engine, QueuePool
 
+log = getLogger(__name__)
+
+#: A folder in memory, where there is one.
+MEMORY = "/dev/shm"
 #: In seconds. What is slower than 30 is cut off.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 #: What the database fails with, as a rule, by the names of psycopg2 and SQLAlchemy.
@@ -110,16 +115,29 @@ def metrics() -> Metrics:
 
 
 @cache
-def share() -> str:
+def share() -> str | None:
     """Let the processes that this one will start count together; return the folder of what they count.
 
-    It is gone when this process ends.
+    It is gone when this process ends. None where nothing can be written: each process then counts for itself.
     """
-    memory = "/dev/shm"
-    folder = tempfile.mkdtemp(prefix="users-metrics-", dir=memory if os.access(memory, os.W_OK) else None)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    atexit.register(remove, folder, os.getpid())
-    return folder
+    for parent in (MEMORY, None):
+        try:
+            folder = tempfile.mkdtemp(prefix="users-metrics-", dir=parent)
+        except OSError:
+            continue
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        atexit.register(remove, folder, os.getpid())
+        return folder
+    return None
+
+
+def warn_of_missing_folder() -> None:
+    """Log what the processes do without where they have no folder to write to."""
+    if share() is None:
+        log.warning(
+            "No folder can be written: /metrics tells the figures of the worker that answers, not of all, and workers"
+            " have no heartbeat file, but one in memory where the system offers it. Mount a tmpfs at /dev/shm or /tmp."
+        )
 
 
 def remove(folder: str, owner: int) -> None:
