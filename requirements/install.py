@@ -56,13 +56,15 @@ def make_environment() -> tuple[object, ...]:
     """Create .venv, unless it is there and works, and return the command of a pip that installs into it."""
     # Python's own pip installs into other environments too, which saves the 5 s of installing one more.
     own_pip = importlib.util.find_spec("pip") is not None
+    if not own_pip and not importlib.util.find_spec("ensurepip"):
+        raise InstallError("Python has neither pip nor ensurepip. On Debian and Ubuntu: apt install python3-venv")
     try:
         run(PYTHON, "-c", "import sys" if own_pip else "import pip")
     except (InstallError, OSError):
         try:
             venv.create(VENV, clear=True, with_pip=not own_pip, symlinks=True)
         except (subprocess.CalledProcessError, OSError) as error:
-            raise failure(getattr(error, "output", b"").decode() or str(error)) from error
+            raise failure((getattr(error, "output", None) or b"").decode() or str(error)) from error
     return (sys.executable, "-m", "pip", "--python", PYTHON) if own_pip else (PYTHON, "-m", "pip")
 
 
@@ -97,8 +99,6 @@ def main() -> None:
     """Install the layer that the command line names."""
     if sys.version_info < OLDEST:
         sys.exit("Python 3.11 or later is needed, for example: make PYTHON=python3.13 run")
-    if not importlib.util.find_spec("ensurepip"):
-        sys.exit("Python's venv module is incomplete. On Debian and Ubuntu: apt install python3-venv")
     layer = sys.argv[1]
     print(f"Installing requirements/{layer}.txt into .venv, once.", flush=True)
     try:
