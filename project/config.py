@@ -60,7 +60,8 @@ def read_profile(name: str, folder: Path = PROFILES) -> None:
             case {"name": str(variable), "value": str(value), **rest} if (
                 not rest and VARIABLE.fullmatch(variable) and "\0" not in value
             ):
-                os.environ.setdefault(variable, value)
+                # Empty is not set: Compose passes on so what .env has without a value.
+                os.environ[variable] = os.environ.get(variable) or value
             case _:
                 raise ConfigError(f'{file}, entry {number}: must be {{"name": "...", "value": "..."}}, both strings.')
 
@@ -220,7 +221,7 @@ class BaseConfig:
     # The one error body answers a failure in every environment; Flask would re-raise it under TESTING and DEBUG.
     PROPAGATE_EXCEPTIONS = False
 
-    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL")
+    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL") or None
     DATABASE_VARIABLE = "DATABASE_URL"
     EMBEDDED_POSTGRES: Server | None = Server(VAR / "postgres", databases=["users_dev"])
     EMBEDDED_DATABASE = "users_dev"
@@ -256,7 +257,7 @@ class TestingConfig(BaseConfig):
     ENVIRONMENT = "testing"
     TESTING = True
     PRESERVE_CONTEXT_ON_EXCEPTION = False
-    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_TEST_URL")
+    SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_TEST_URL") or None
     DATABASE_VARIABLE = "DATABASE_TEST_URL"
     EMBEDDED_POSTGRES = Server(VAR / "test-postgres", databases=["users_test"], durable=False)
     EMBEDDED_DATABASE = "users_test"

@@ -39,6 +39,15 @@ def test_what_is_set_already_wins(tmp_path: Path, environment: dict[str, str]) -
     assert environment["CHOSEN"] == "by the operator"
 
 
+def test_what_is_set_to_nothing_is_as_not_set(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment["CHOSEN"] = ""
+    write(tmp_path, '[{"name": "CHOSEN", "value": "by the profile"}]')
+
+    read_profile("mine", tmp_path)
+
+    assert environment["CHOSEN"] == "by the profile"
+
+
 BROKEN = [
     ('[\n  {"name": "A", "value": "1"}\n  {"name": "B"}\n]', "mine.json, line 3: Expecting ',' delimiter"),
     ("", "mine.json, line 1: Expecting value"),
