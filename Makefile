@@ -42,9 +42,12 @@ check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for 
 
 lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline
 	@.venv/bin/hadolint Dockerfile Dockerfile.prod project/db/Dockerfile
-	@PATH=".venv/bin:$$PATH" shellcheck entrypoint.sh release.sh .ci/run
+	@PATH=".venv/bin:$$PATH" shellcheck entrypoint.sh release.sh deploy/upgrade.sh .ci/run
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
+
+upgrade:  ## Build the production image and replace what runs of it, one instance after the other
+	@deploy/upgrade.sh --build
 
 PEERS := var/bench-venv
 $(PEERS)/installed: benchmarks/peers/requirements.txt $(INSTALLED)
@@ -84,4 +87,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test test-all fuzz chaos check lint-deploy bench bench-scale lock wheels clean
+.PHONY: help install run test test-all fuzz chaos check lint-deploy upgrade bench bench-scale lock wheels clean

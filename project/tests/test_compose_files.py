@@ -18,6 +18,13 @@ FILES = ("docker-compose.yml", "docker-compose.prod.yml")
 INTERNAL = {"PROMETHEUS_MULTIPROC_DIR"}
 #: The image of production has no tests.
 NOT_IN_PRODUCTION = {"DATABASE_TEST_URL"}
+#: What means nothing to the service: the names that .env.example sets for Compose alone.
+COMPOSE_ALONE = {
+    *("COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "USERS_IMAGE", "IMAGE_TAG", "POSTGRES_PASSWORD"),
+    *("HTTP_PORT", "USERS_MEMORY", "DATABASE_MEMORY"),
+}
+#: What each file says by itself, for the containers that it has.
+FIXED = {"APP_SETTINGS", "PORT"}
 
 
 def services(file: str) -> dict[str, dict[str, Any]]:
@@ -61,6 +68,17 @@ def test_every_documented_variable_reaches_each_process(file: str) -> None:
         assert {name for name in service["environment"] if not name.startswith("PG")} <= documented_variables(), name
 
 
+def test_the_example_names_every_variable_that_an_operator_may_set() -> None:
+    text = (ROOT / ".env.example").read_text()
+
+    named = re.findall("^#?([A-Z_]+)=", text, re.M)
+
+    assert len(named) == len(set(named))
+    assert set(named) == (documented_variables() | COMPOSE_ALONE) - FIXED - NOT_IN_PRODUCTION
+    used = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.prod.yml").read_text()))
+    assert used <= set(named)
+
+
 SHOW = """
 import json, sys
 from project import config
@@ -81,3 +99,21 @@ def test_an_empty_variable_is_as_one_that_is_not_set() -> None:
     empty = dict.fromkeys(variables_that_are_read() - INTERNAL, "")
 
     assert settings(**empty) == settings()
+
+
+def test_every_container_of_production_has_limits_and_a_log_that_is_rotated() -> None:
+    for name, service in services("docker-compose.prod.yml").items():
+        assert {"mem_limit", "pids_limit"} <= set(service), name
+        assert {"cpus", "cpu_shares"} & set(service), name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_two_instances_serve_under_one_name_in_production() -> None:
+    production = services("docker-compose.prod.yml")
+    aliases = [production[name].pop("networks")["default"]["aliases"] for name in ("users", "users-2")]
+
+    assert aliases == [["users-1"], ["users"]]
+    assert production["users"] == production["users-2"]
+    assert "/health" in str(production["users"]["healthcheck"]["test"])
+    assert "http://users:5001" in (ROOT / "deploy/nginx.conf").read_text()
