@@ -123,6 +123,12 @@ def test_every_admin_form_needs_its_csrf_token(admin_app: Flask, visitor: Visito
     assert visitor.get("users/").status_code == 200
 
 
+def test_start_page_leads_an_administrator_to_the_users(visitor: Visitor) -> None:
+    answer = visitor.client.get("/admin/", base_url="https://localhost")
+
+    assert (answer.status_code, answer.location) == (302, "/admin/users/")
+
+
 @pytest.mark.parametrize("key", [None, "my_precious", "x" * 31])
 def test_production_has_no_admin_pages_without_a_long_key(open_database: str, key: str | None) -> None:
     app = app_on(open_database, ProductionConfig, AUTH_REQUIRED=True, SECRET_KEY=key)
