@@ -1,4 +1,4 @@
-# The development image: the tools of requirements/testing.txt, and the code as docker-compose.yml mounts it.
+# The development image: the tools of requirements/development.txt, and the code as docker-compose.yml mounts it.
 FROM python:3.13-slim-bookworm
 
 ENV PYTHONDONTWRITEBYTECODE=1 \
@@ -10,8 +10,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 # The requirements before the code: a change of the code does not install them again.
 COPY requirements/ /tmp/requirements/
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
-       --requirement /tmp/requirements/testing.txt \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes --only-binary :all: \
+       --requirement /tmp/requirements/development.txt \
     && useradd --uid 1000 --create-home app
 
 WORKDIR /usr/src/app

@@ -1,7 +1,6 @@
 """The command compose, with programs in the place of Docker's."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,16 +33,6 @@ def test_compose_files_have_a_worker_that_summarises(file: str) -> None:
 
     assert services["worker"]["command"] == ["python", "manage.py", "summarize"]
     assert services["worker"]["environment"] == services["users"]["environment"]
-
-
-def test_pipeline_builds_and_releases_an_image_for_each_process() -> None:
-    pipeline = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
-    images = re.findall("^FROM production AS (.+)$", (ROOT / "Dockerfile.prod").read_text(), re.MULTILINE)
-
-    assert images == ["release", "worker", "web"]
-    assert f"for stage in test {' '.join(images)}; do" in str(pipeline["build"]["script"])
-    assert f"for process in {' '.join(images)}; do" in str(pipeline["deploy"]["script"])
-    assert all(f"image_id {image}\n" in (ROOT / "release.sh").read_text() for image in images)
 
 
 def install(folder: Path, name: str, status: int = 0) -> None:
