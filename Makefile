@@ -41,10 +41,13 @@ check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for 
 	@$(RUN) .ci/secrets.py
 
 lint-deploy: $(INSTALLED)  ## Check Dockerfiles, shell scripts, Compose files and the pipeline
-	@.venv/bin/hadolint Dockerfile Dockerfile.prod project/db/Dockerfile
-	@PATH=".venv/bin:$$PATH" shellcheck entrypoint.sh release.sh deploy/upgrade.sh .ci/run
-	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
-	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
+	@.venv/bin/hadolint Dockerfile Dockerfile.prod Dockerfile.test project/db/Dockerfile
+	@PATH=".venv/bin:$$PATH" shellcheck entrypoint.sh release.sh deploy/upgrade.sh .ci/run .ci/pipeline
+	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.prod.yml
+	@.venv/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
+
+pipeline:  ## Run the pipeline of .gitlab-ci.yml here, by Docker and npx: JOBS="lint unit", by default all
+	@.ci/pipeline $(JOBS)
 
 upgrade:  ## Build the production image and replace what runs of it, one instance after the other
 	@deploy/upgrade.sh --build
@@ -87,4 +90,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test test-all fuzz chaos check lint-deploy upgrade bench bench-scale lock wheels clean
+.PHONY: help install run test test-all fuzz chaos check lint-deploy pipeline upgrade bench bench-scale lock wheels clean
