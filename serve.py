@@ -1,83 +1,11 @@
-"""Serve the application with the server that WSGI_SERVER names: python serve.py."""
+"""Start the server that WSGI_SERVER names: python serve.py."""
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterable
-from functools import partial
 from importlib import import_module
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-from flask import Flask
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from gunicorn.app import wsgiapp
 
 from project import metrics
-
-# Before there is an application: its processes count together from the start.
-metrics.share()
-app: Flask = import_module("manage").app
-# This process uses no connections; those that it starts do, and count for themselves.
-pool_size = app.extensions["metrics"].pool_size
-pool_size.set(0)
-os.register_at_fork(after_in_child=partial(pool_size.set, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"]))
-
-
-def end_with(parent: int) -> None:
-    """End this worker in the way of a SIGTERM as soon as the process that started it is gone."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def with_a_path(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer a request of granian's, which lets pass what is no address, such as `GET users`."""
-    # Without this Flask would answer an empty path with a redirect.
-    environ["PATH_INFO"] = environ["PATH_INFO"] or "*"
-    return app(environ, start_response)
-
-
-def load() -> WSGIApplication:
-    """Return the application to a worker of granian."""
-    # A worker that nobody looks after would go on to serve, beside those of the next start.
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    app.extensions["probe"].start()
-    return with_a_path
-
-
-def serve() -> None:
-    """Serve until a SIGTERM."""
-    if app.config["WSGI_SERVER"] == "gunicorn":
-        wsgiapp.run(prog="gunicorn")
-        return
-    metrics.warn_of_missing_folder()
-    Granian(
-        "manage:app",
-        address="0.0.0.0",
-        port=app.config["PORT"],
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        workers=app.config["WEB_CONCURRENCY"],
-        blocking_threads=app.config["WEB_THREADS"],
-        # As many connections as gunicorn holds: those that wait for a request of theirs count as well.
-        backlog=2048,
-        backpressure=1000,
-        # Request line and headers, in bytes; and how long a connection may take for its next one, in milliseconds.
-        http1_settings=HTTP1Settings(max_buffer_size=16 * 1024, header_read_timeout=app.config["KEEP_ALIVE"] * 1000),
-        workers_kill_timeout=app.config["GRACEFUL_TIMEOUT"],
-        respawn_failed_workers=True,
-        # Seconds between the start of a new worker and the stop of an old one, which is ready long before.
-        respawn_interval=1,
-        log_level=LogLevels(app.config["LOG_LEVEL"]),
-        # In lines of ours, like everything else.
-        log_dictconfig={"loggers": {"_granian": {"propagate": True}}},
-    ).serve(target_loader=load, wrap_loader=False)
-
+from project.servers.start import serve
 
 if __name__ == "__main__":
-    serve()
+    # Before there is an application: its processes count together from the start.
+    metrics.share()
+    serve(import_module("manage").app)

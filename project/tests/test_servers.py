@@ -90,26 +90,6 @@ def test_workers_are_renewed_without_an_interruption(open_database: str, name: s
     assert said[True] and said[False] <= cut_off
 
 
-def test_configuration_of_gunicorn_may_be_read_again_and_again() -> None:
-    # As it is at each SIGHUP.
-    code = (
-        "import runpy; from gunicorn.http import wsgi\n"
-        "for _ in range(3): runpy.run_path('gunicorn.conf.py')\n"
-        "print(len(wsgi.Response.__mro__))"
-    )
-    environment = {
-        "APP_SETTINGS": "project.config.ProductionConfig",
-        "DATABASE_URL": "postgres://nobody@127.0.0.1:1/x",
-    }
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30
-    )
-
-    # Ours, gunicorn's and object.
-    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
-
-
 def test_server_header_names_no_version(granian: str) -> None:
     _, headers, _ = send(granian, request("GET", "/ping"))
 

@@ -23,7 +23,7 @@ CONFIGURATION = """
 from runpy import run_path
 
 globals().update(run_path("gunicorn.conf.py"))
-worker_class.queue_seconds, worker_class.read_seconds, worker_class.request_seconds = 0.5, 1, 10
+worker_class.MAX_QUEUE_SECONDS, worker_class.MAX_READ_SECONDS, worker_class.MAX_REQUEST_SECONDS = 0.5, 1, 10
 """
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 THREADS = 8
@@ -193,7 +193,7 @@ def test_client_that_asks_all_the_time_leaves_the_threads_to_others(open_databas
 
     # Who is never given the thread waits in vain for longer than a slow machine makes anybody wait.
     configuration = tmp_path / "gunicorn.conf.py"
-    configuration.write_text(f"{CONFIGURATION}worker_class.queue_seconds = 10\n")
+    configuration.write_text(f"{CONFIGURATION}worker_class.MAX_QUEUE_SECONDS = 10\n")
     options = tmp_path / "log", f"--config={configuration}"
     settings = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "1", "AUTH_REQUIRED": "false"}
     with served(open_database, *options, **settings) as url, ThreadPoolExecutor(2) as clients:

@@ -1,0 +1,44 @@
+"""The one error body for what never becomes a request."""
+
+import uuid
+from collections.abc import Mapping
+from logging import Logger
+
+import orjson
+from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
+
+from project.api.errors import error_body
+
+#: What is not HTTP, or not within the limits; the first class that fits decides.
+STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
+    (LimitRequestLine, 414, "Request URI Too Long"),
+    (LimitRequestHeaders, 431, "Request Header Fields Too Large"),
+    (ExpectationFailed, 417, "Expectation Failed"),
+    (ParseException, 400, "Bad Request"),
+)
+
+
+def status_of(error: BaseException) -> tuple[int, str]:
+    """Return the status and the reason phrase for an error that came up while a request was read."""
+    for kind, status, reason in STATUSES:
+        if isinstance(error, kind):
+            return status, reason
+    return 500, "Internal Server Error"
+
+
+def refusal(status: int, reason: str, message: str, fixed: Mapping[str, str], log: Logger) -> bytes:
+    """Return a whole response with the one error body, and log it under its request id."""
+    request_id = uuid.uuid4().hex
+    body = orjson.dumps(error_body(status, message, reason.lower().replace(" ", "_"), request_id)) + b"\n"
+    fields = {
+        "Connection": "close",
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        "X-Request-ID": request_id,
+        **({"Retry-After": 1} if status == 503 else {}),
+        **fixed,
+    }
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    refused = {"request_id": request_id, "method": "unknown", "route": "unknown", "status": status}
+    log.info("refused before it became a request", extra={"members": refused})
+    return "\r\n".join(lines).encode() + body
