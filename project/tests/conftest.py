@@ -23,6 +23,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from hypothesis import settings
 from psycopg2 import sql
 from sqlalchemy import delete, make_url
 
@@ -33,6 +34,15 @@ from project.config import VAR, TestingConfig
 from project.tests.utils import add_user
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# How many examples a property is tried with: "make test-all" and a plain pytest run try many.
+settings.register_profile("few", max_examples=20)
+settings.register_profile("many", max_examples=200)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try few examples where the slow tests are left out."""
+    settings.load_profile("few" if config.option.markexpr == "not slow" else "many")
 
 
 def execute(url: str, *statements: sql.Composable | str) -> list[tuple]:

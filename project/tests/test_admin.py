@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -176,12 +177,20 @@ def test_session_cookie_is_closed_to_scripts_and_to_other_sites(
 
 
 @pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
-def test_session_ends_with_its_token(open_database: str, visitor: Visitor, column: str) -> None:
+def test_session_ends_with_its_token(
+    open_database: str, visitor: Visitor, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     execute(open_database, f"UPDATE access_tokens SET {column} = date_trunc('second', now())")
-    time.sleep(auth.TRUST)
+    later = time.monotonic() + auth.TRUST
+    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: later))
 
     assert visitor.get("users/").status_code == 401
     assert visitor.post("users/new/", **FORM).status_code == 401
+
+
+def test_style_sheet_needs_no_session(admin_app: Flask) -> None:
+    with admin_app.test_client().get("/admin/style.css") as answer:
+        assert (answer.status_code, answer.mimetype) == (200, "text/css")
 
 
 def test_sign_out_ends_the_session(visitor: Visitor) -> None:
@@ -469,6 +478,7 @@ def fits(page: Page) -> bool:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="the pages are used in chromium, which is not installed here")
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_administrator_works_in_a_browser(
     admin_app: Flask, make_token: Callable[..., str], site: str, browser: Browser, tmp_path: Path, width: int

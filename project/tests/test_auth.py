@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -155,12 +156,15 @@ def test_caller_is_not_told_what_is_wrong_with_a_token(
 
 
 @pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
-def test_token_in_use_ends_within_a_second(open_database: str, call: Call, make_token: MakeToken, column: str) -> None:
+def test_token_in_use_ends_within_a_second(
+    open_database: str, call: Call, make_token: MakeToken, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = make_token("users:read")
     assert call("GET", "/users", token).status_code == 200
 
     execute(open_database, f"UPDATE access_tokens SET {column} = date_trunc('second', now())")
-    time.sleep(auth.TRUST)
+    later = time.monotonic() + auth.TRUST
+    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: later))
 
     assert call("GET", "/users", token).status_code == 401
 

@@ -81,9 +81,11 @@ def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
     ("settings", "loaded"),
     [
         ({}, ""),
-        ({"SECRET_KEY": "x" * 32}, " flask_admin"),
-        ({"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}, " jwt"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, " opentelemetry"),
+        pytest.param({"SECRET_KEY": "x" * 32}, " flask_admin", marks=pytest.mark.slow),
+        pytest.param(
+            {"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}, " jwt", marks=pytest.mark.slow
+        ),
+        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, " opentelemetry", marks=pytest.mark.slow),
     ],
 )
 def test_start_imports_nothing_that_is_not_configured(settings: dict[str, str], loaded: str) -> None:
@@ -314,12 +316,18 @@ def own_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COVERAGE_FILE", str(tmp_path / "coverage"))
 
 
-@pytest.mark.usefixtures("own_coverage")
-def test_test_hands_its_arguments_to_pytest(open_app: Flask) -> None:
-    assert invoke(open_app, "test", "--version").exit_code == 0
-    assert invoke(open_app, "test", "--no-such-option").exit_code == 4
+@pytest.mark.parametrize("status", [0, 4])
+def test_test_hands_its_arguments_to_pytest(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or status)
+
+    result = manage.app.test_cli_runner().invoke(manage.cli, ["test", "-k", "ping", "--no-such-option"])
+
+    assert result.exit_code == status
+    assert called == [[sys.executable, "-m", "pytest", "--cov", "-k", "ping", "--no-such-option"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_coverage")
 def test_tests_run_from_the_command_line(server_url: str) -> None:
     command = start_manage(

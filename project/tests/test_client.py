@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from project.tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_generated_client_lists_and_writes_users(gunicorn: str, open_database: str, tmp_path: Path) -> None:
     generate = ["generate", "--url", f"{gunicorn}/openapi.json", "--meta", "none", "--output-path", "users_client"]
     generate += ["--config", str(ROOT / "docs/client.yml"), "--fail-on-warning"]

@@ -229,10 +229,15 @@ def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ("environment", "line"),
     [
         ({"PORT": "http"}, "PORT must be a whole number from 1 to 65535."),
-        ({"APP_SETTINGS": "project.config.ProductionConfig"}, "DATABASE_URL must be set in production."),
-        (
+        pytest.param(
+            {"APP_SETTINGS": "project.config.ProductionConfig"},
+            "DATABASE_URL must be set in production.",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             {"DATABASE_URL": "postgres://u:hush@127.0.0.1:1/users"},
             'Error: The database says: connection to server at "127.0.0.1", port 1 failed: Connection refused',
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -154,6 +154,7 @@ def test_busy_pool_is_no_reason_to_be_unwell(migrated_app: Flask) -> None:
         db.engine.dispose()
 
 
+@pytest.mark.slow
 def test_frozen_database_is_told_in_time_and_found_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(place / "postgres", databases=["users_dev"], durable=False)
 

@@ -300,6 +300,7 @@ def test_orders_do_not_depend_on_the_platform(planned: Callable[[str], str]) -> 
     assert all(first["username"].encode() < second["username"].encode() for first, second in pairwise(users))
 
 
+@pytest.mark.slow
 def test_walk_sees_every_untouched_user_once_while_others_write(open_database: str) -> None:
     app = app_on(open_database)
     untouched, touched = range(1, 401), range(401, 801)

@@ -230,6 +230,7 @@ def test_every_line_of_gunicorn_is_an_event(gunicorn: str, gunicorn_log: Path) -
     assert "private" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_database")
 def test_development_server_logs_no_query(open_url: str) -> None:
     port = free_port()

@@ -260,6 +260,7 @@ def test_every_worker_tells_the_figures_of_all(either_server: str) -> None:
     assert {asked() for _ in range(20)} == {before + 40}
 
 
+@pytest.mark.slow
 def test_gunicorn_leaves_no_folder_behind_and_replaces_a_worker(open_database: str, tmp_path: Path) -> None:
     others = {process.pid for process in psutil.Process().children()}
     with served(open_database, tmp_path / "log", AUTH_REQUIRED="false") as url:

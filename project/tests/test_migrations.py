@@ -62,6 +62,7 @@ def test_migrations_run_both_ways_without_drift(empty_app: Flask) -> None:
     assert schema(url_of(empty_app)) == there
 
 
+@pytest.mark.slow
 def test_upgrades_at_once_do_the_work_once(make_database: Callable[[], str]) -> None:
     url = make_database()
 

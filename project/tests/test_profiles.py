@@ -84,6 +84,7 @@ def test_name_of_a_profile_is_no_path(name: str) -> None:
         read_profile(name)
 
 
+@pytest.mark.slow
 def test_unknown_profile_ends_the_command_with_one_line() -> None:
     command = start_manage("routes", APPLICATION_CONFIG="nowhere")
 

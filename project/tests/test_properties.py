@@ -14,9 +14,7 @@ from pydantic_core import PydanticCustomError
 from project.api.schemas import email_address
 
 # The database is emptied after the last example only; that users of earlier examples are there changes nothing here.
-any_number_of_times = settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+any_number_of_times = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 texts = st.text(st.characters(codec=None), max_size=140)
 emails = st.one_of(st.emails(), texts, st.from_regex(r"[ -~]{0,20}@[ -~]{0,20}"))
@@ -78,7 +76,7 @@ labels = st.from_regex(r"[a-zA-Z0-9_.+'-]{0,3}(xn--|--|[a-zA-Z0-9ſKé-]{0,66})[
 addresses = st.builds("{}@{}".format, labels, st.lists(labels, max_size=4).map(".".join))
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=5 * settings().max_examples)
 @given(address=st.one_of(st.emails(), addresses, emails))
 @example(f"{'a' * 64}@{'b' * 63}.de")
 @example(f"{'a' * 65}@b.de")

@@ -58,6 +58,7 @@ def test_second_writer_of_a_version_is_refused_as_the_readme_says(gunicorn: str,
     assert [json.loads(line).get("code", "") for line in said] == ["", "version_conflict"]
 
 
+@pytest.mark.slow
 @needs_curl
 def test_files_come_in_and_go_out_as_the_readme_shows(gunicorn: str, open_database: str, tmp_path: Path) -> None:
     execute(open_database, "INSERT INTO users (username, email) VALUES ('michael', 'a@b.test'), ('mike', 'b@b.test')")

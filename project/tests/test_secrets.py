@@ -25,8 +25,8 @@ def scan(folder: Path) -> subprocess.CompletedProcess[str]:
     "secret",
     [
         "usr_" + "k7Qz" * 10 + "abc",
-        "url = 'postgres://users:" + "hunter2" + "@db/users'",
-        "-----BEGIN RSA " + "PRIVATE KEY-----",
+        pytest.param("url = 'postgres://users:" + "hunter2" + "@db/users'", marks=pytest.mark.slow),
+        pytest.param("-----BEGIN RSA " + "PRIVATE KEY-----", marks=pytest.mark.slow),
     ],
 )
 def test_secret_that_was_removed_is_found_in_the_history(tmp_path: Path, secret: str) -> None:

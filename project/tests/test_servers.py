@@ -1,5 +1,6 @@
 """What either server does for its workers, and with its settings."""
 
+import runpy
 import signal
 import socket
 import subprocess
@@ -15,10 +16,13 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from project.tests.conftest import ROOT, free_port, start_manage, start_server
+from project import config
+from project.config import ConfigError
+from project.tests.conftest import ROOT, free_port, start_server
 from project.tests.test_gunicorn import request, send
 
 SERVERS = ("gunicorn", "granian")
+SLOW_ON_GRANIAN = ("gunicorn", pytest.param("granian", marks=pytest.mark.slow))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -37,7 +41,7 @@ def is_served(url: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", SLOW_ON_GRANIAN)
 def test_killed_worker_is_replaced(open_database: str, name: str) -> None:
     with start_server(open_database, subprocess.DEVNULL, WSGI_SERVER=name) as (server, url):
         # gunicorn answers as soon as one worker is there.
@@ -51,6 +55,7 @@ def test_killed_worker_is_replaced(open_database: str, name: str) -> None:
         assert server.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SERVERS)
 def test_workers_end_with_the_process_that_looks_after_them(open_database: str, name: str) -> None:
     with start_server(open_database, subprocess.DEVNULL, WSGI_SERVER=name) as (server, url):
@@ -63,6 +68,7 @@ def test_workers_end_with_the_process_that_looks_after_them(open_database: str, 
         assert not is_served(url)
 
 
+@pytest.mark.slow
 # A worker of granian that ends cuts off the connections that it has not yet accepted.
 @pytest.mark.parametrize(("name", "cut_off"), [("gunicorn", 0), ("granian", 2)])
 def test_workers_are_renewed_without_an_interruption(open_database: str, name: str, cut_off: int) -> None:
@@ -125,13 +131,14 @@ def test_answer_without_news_has_no_body(either_server: str) -> None:
     assert (status, body) == (304, b"")
 
 
-def test_unknown_server_is_refused_with_one_line() -> None:
-    command = start_manage("routes", WSGI_SERVER="apache")
+def test_unknown_server_is_refused_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSGI_SERVER", "apache")
 
-    assert command.communicate(timeout=30) == ("", "WSGI_SERVER must be one of gunicorn, granian.\n")
-    assert command.returncode == 1
+    with pytest.raises(ConfigError, match="^WSGI_SERVER must be one of gunicorn, granian.$"):
+        runpy.run_path(config.__file__)
 
 
+@pytest.mark.slow
 def test_server_needs_a_database_in_production() -> None:
     command = [sys.executable, "serve.py"]
     environment = {"APP_SETTINGS": "project.config.ProductionConfig", "PORT": str(free_port())}

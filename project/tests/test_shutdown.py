@@ -16,6 +16,8 @@ import pytest
 from project.tests.conftest import execute, gunicorn_with, start_server
 from project.tests.test_gunicorn import request, send
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 16
 # As people start it who know gunicorn.
 GUNICORN = ("-m", "gunicorn", "manage:app")

@@ -18,6 +18,8 @@ import pytest
 from project.tests.conftest import execute, gunicorn_with, served
 from project.tests.test_gunicorn import JSON, request, send
 
+pytestmark = pytest.mark.slow
+
 #: The configuration of a deployment, with little patience.
 CONFIGURATION = """
 from runpy import run_path

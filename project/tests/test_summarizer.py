@@ -138,6 +138,7 @@ def test_every_hostile_answer_fails_with_its_reason_and_the_worker_lives(
     assert rows(open_database) == [*(("failed", reason) for _, reason in ANSWERS.values()), ("done", None)]
 
 
+@pytest.mark.slow
 def test_pages_that_take_too_long_are_given_up_and_the_worker_lives(
     summarizer: Summarizer, add: Callable, open_database: str, web: Web
 ) -> None:
@@ -460,7 +461,7 @@ def test_command_ends_with_a_signal(
     assert rows(open_database, "state, attempts") == [("pending", 0)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_process_ends_within_seconds_and_gives_its_row_back(
     add: Callable, open_database: str, web: Web, number: int
 ) -> None:
@@ -482,15 +483,16 @@ def test_process_ends_within_seconds_and_gives_its_row_back(
     assert rows(open_database, "state, attempts") == [("pending", 0)]
 
 
-def test_missing_table_is_one_line_and_not_waited_for(make_database: Callable[[], str]) -> None:
-    worker = start_manage("summarize", DATABASE_URL=make_database(), LOG_LEVEL="warning")
+def test_missing_table_is_one_line_and_not_waited_for(make_database: Callable[[], str], signals: None) -> None:
+    app = app_on(make_database())
 
-    output, errors = worker.communicate(timeout=30)
+    result = app.test_cli_runner().invoke(Commands(create_app=lambda: app), ["summarize"])
 
-    assert (worker.returncode, output, errors.count("\n")) == (1, "", 1)
-    assert "First run: python manage.py db upgrade" in errors
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "First run: python manage.py db upgrade" in result.stderr
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_row_and_do_none_twice(open_database: str) -> None:
     numbers = ["--rows", "20", "--workers", "2", "--kills", "1", "--every", "0.2", "--timeout", "1"]
     run = subprocess.run(

@@ -123,7 +123,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_s
 CELLS = st.text(st.sampled_from("=+-@'\"\\,;.N a\u00a0"), min_size=1, max_size=8).filter(str.strip)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings().max_examples // 8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(names=st.lists(TEXT | CELLS, min_size=1, max_size=20), format=st.sampled_from(transfer.FORMATS))
 def test_any_name_survives_the_way_out_and_in(
     app: Flask, open_database: str, tmp_path: Path, names: list[str], format: str
@@ -543,6 +547,7 @@ def numbered(first: int, last: int) -> str:
     return "username,email\n" + "".join(f"user{n},user{n}@b.test\n" for n in range(first, last))
 
 
+@pytest.mark.slow
 def test_two_imports_of_overlapping_files_share_the_users(open_database: str, tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text(numbered(0, 3000))
     (tmp_path / "2.csv").write_text(numbered(1000, 4000))
@@ -605,6 +610,7 @@ def test_killed_import_leaves_the_table_as_it_was(open_database: str, tmp_path: 
     assert execute(open_database, "SELECT *, xmin FROM users") == before
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_a_terminal(open_database: str, tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text(numbered(0, 10))
     import_rate, export_rate = r"100%.* \[\d\d:\d\d<\d\d:\d\d,.*B/s\]", r"\[.* users/s\]"

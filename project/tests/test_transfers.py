@@ -10,8 +10,10 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -46,10 +48,17 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
+@cache
+def document() -> dict[str, Any]:
+    """Return the document of the API, which takes a second to make."""
+    described: dict[str, Any] = app_on("postgresql://x/y").test_client().get("/openapi.json").get_json()
+    return described
+
+
 def send(client: FlaskClient, data: str | bytes, query: str = "", content_type: str = CSV) -> TestResponse:
     """Import a file; the answer must be as the document says."""
     response = client.post(f"/users/import{query}", data=data, content_type=content_type)
-    check(client.get("/openapi.json").get_json(), "post", "/users/import", response)
+    check(document(), "post", "/users/import", response)
     return response
 
 
@@ -184,7 +193,7 @@ def test_export_has_the_form_that_is_asked_for(client: FlaskClient, accept: str,
     response = client.get("/users/export", headers={"Accept": accept})
 
     assert (response.status_code, response.mimetype) == (200, media_type)
-    check(client.get("/openapi.json").get_json(), "get", "/users/export", response)
+    check(document(), "get", "/users/export", response)
     lines = response.get_data(as_text=True).splitlines()
     if media_type == CSV:
         assert lines[0] == "id,username,email,active,created_date"
@@ -401,6 +410,7 @@ def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_d
     connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_export_that_fails_on_the_way_cuts_nobody_off_at_a_stop(open_database: str) -> None:
     settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
@@ -421,6 +431,7 @@ def test_export_that_fails_on_the_way_cuts_nobody_off_at_a_stop(open_database: s
         assert server.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_export_over_http_1_0_is_whole_or_ends_with_a_reset(gunicorn: str, open_database: str) -> None:
     with begun_export(gunicorn, "HTTP/1.0") as client:
@@ -457,6 +468,7 @@ def test_client_who_goes_away_frees_the_connection(gunicorn: str, open_database:
     wait_for(open_database, EXPORTS + " AND pid <> pg_backend_pid()", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_client_who_stops_reading_loses_the_connection(open_database: str, tmp_path: Path) -> None:
     with served(open_database, tmp_path / "log", AUTH_REQUIRED="false", TRANSFER_TIMEOUT="2") as url:
