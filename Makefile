@@ -21,13 +21,13 @@ run: $(EMBEDDED)  ## Run the service on port 5001 and a summarizer, with example
 	@$(MANAGE) develop
 
 test: $(TESTING)  ## Run the fast tests with coverage, on a Postgres of their own
-	@$(MANAGE) test -n auto -m "not slow" --cov-fail-under=100
+	@$(MANAGE) test -n auto --dist loadgroup -m "not slow" --cov-fail-under=100
 
 test-all: $(INSTALLED)  ## Run all tests with coverage, slow ones included
-	@$(MANAGE) test -n auto --cov-fail-under=100
+	@$(MANAGE) test -n auto --dist loadgroup --cov-fail-under=100
 
 fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
-	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly project/tests/test_schemathesis.py
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly -m slow project/tests/test_schemathesis.py
 
 chaos: $(INSTALLED)  ## Break the database, the workers and the network under load: FAULTS="frozen lock", by default all
 	@$(RUN) -m benchmarks.chaos $(FAULTS)

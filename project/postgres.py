@@ -203,7 +203,7 @@ class Server:
             inherit_owner(self.log)
             # The shell ends at once: the server is nobody's child, and a Ctrl-C in our terminal does not reach it.
             shell = subprocess.run(
-                ["sh", "-c", '"$@" >&2 & echo $!', "sh", programs / "postgres", "-D", self.data, *options],
+                ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", programs / "postgres", "-D", self.data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

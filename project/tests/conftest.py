@@ -35,6 +35,9 @@ from project.tests.utils import add_user
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: Modules whose tests share a cluster or a process.
+TOGETHER = {"test_postgres": "postgres", "test_summarizer": "summarizer", "test_slowness": "slowness"}
+
 # How many examples a property is tried with: "make test-all" and a plain pytest run try many.
 settings.register_profile("few", max_examples=20)
 settings.register_profile("many", max_examples=200)
@@ -43,6 +46,22 @@ settings.register_profile("many", max_examples=200)
 def pytest_configure(config: pytest.Config) -> None:
     """Try few examples where the slow tests are left out."""
     settings.load_profile("few" if config.option.markexpr == "not slow" else "many")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests together that share what takes seconds to start, so that one process of several starts it."""
+    servers = {"gunicorn", "granian", "closed_gunicorn", "either_server"}
+    for item in items:
+        group = "servers" if servers & set(getattr(item, "fixturenames", ())) else TOGETHER.get(item.path.stem)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Use half as many processes again as there are processors: the tests wait a third of their time."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors + (processors + 1) // 2, 16)
 
 
 def execute(url: str, *statements: sql.Composable | str) -> list[tuple]:

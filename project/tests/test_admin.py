@@ -52,13 +52,19 @@ class Visitor:
         return self.post("sign_in", token=token)
 
 
-@pytest.fixture
-def admin_app(open_database: str) -> Iterator[Flask]:
-    """An application of production with admin pages."""
-    app = app_on(open_database, ProductionConfig, AUTH_REQUIRED=True, SECRET_KEY=KEY)
+@pytest.fixture(scope="module")
+def shared(open_url: str) -> Iterator[Flask]:
+    """The application that these tests share."""
+    app = app_on(open_url, ProductionConfig, AUTH_REQUIRED=True, SECRET_KEY=KEY)
     yield app
     with app.app_context():
         db.engine.dispose()
+
+
+@pytest.fixture
+def admin_app(shared: Flask, open_database: str) -> Flask:
+    """An application of production with admin pages."""
+    return shared
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def enter(url: str | None, seconds: str = "1", **environment: str) -> subprocess
     environment.pop("DATABASE_URL", None)
     if url is not None:
         environment["DATABASE_URL"] = url
-    command = ["./entrypoint.sh", "sh", "-c", f"echo {DONE}; exit 7"]
+    command = ["./entrypoint.sh", "/bin/sh", "-c", f"echo {DONE}; exit 7"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 

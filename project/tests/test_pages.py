@@ -322,6 +322,10 @@ def speaks_ipv6() -> bool:
 
 @pytest.mark.skipif(not speaks_ipv6(), reason="the loopback interface has no IPv6 address here")
 def test_ipv6_is_spoken() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("the loopback of this machine has no IPv6 address")
     with serving("::1") as web:
         page = fetch(f"{web.url}/blog.html", (), (f"[::1]:{web.port}",))
 

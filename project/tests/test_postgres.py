@@ -42,15 +42,31 @@ def cluster():
     shutil.rmtree(place)
 
 
+@pytest.fixture(scope="session")
+def template(cluster):
+    """Make the data of a cluster with the database users_test, which is never started."""
+    server = Server(cluster, databases=["users_test"], durable=False)
+    server.start()
+    server.stop()
+    template = cluster.parent / "template"
+    subprocess.run(["cp", "-a", server.data, template], check=True)
+    return template
+
+
 @pytest.fixture
-def make_server(cluster, place):
-    """Make servers, of a new cluster if they name a folder, and see that nothing of them stays."""
+def make_server(cluster, template, place):
+    """Make servers, of a cluster of their own if they name a folder, and see that nothing of them stays."""
     servers = []
 
-    def make(folder=None, **options):
+    def make(folder=None, copied=False, **options):
         options = {"databases": ["users_test"], "durable": False, **options}
-        servers.append(Server(place / folder if folder else cluster, **options))
-        return servers[-1]
+        server = Server(place / folder if folder else cluster, **options)
+        servers.append(server)
+        if copied:
+            # An initdb takes a second or two, and a copy of what it makes nothing.
+            postgres.make_folder(server.home)
+            subprocess.run(["cp", "-a", template, server.data], check=True)
+        return server
 
     yield make
     for server in servers:
@@ -174,9 +190,12 @@ def test_a_stopped_server_keeps_its_data(server):
     assert query(server, "SELECT one FROM kept") == [(1,)]
 
 
-def test_eight_processes_start_one_server(make_server):
-    server = make_server("new")
-    starters = [start_elsewhere(server) for _ in range(8)]
+@pytest.mark.parametrize(
+    ("number", "copied"), [(3, True), pytest.param(8, False, marks=pytest.mark.slow)], ids=["start", "initdb"]
+)
+def test_processes_start_one_server(make_server, number, copied):
+    server = make_server("new", copied)
+    starters = [start_elsewhere(server) for _ in range(number)]
     pids = {starter.communicate()[0] for starter in starters}
     assert pids == {b"%d\n" % server.pid}
     assert query(server, "SELECT 1") == [(1,)]
@@ -209,9 +228,10 @@ def test_a_killed_server_starts_again_with_committed_data(make_server):
     assert query(server, "SELECT one FROM kept") == [(1,)]
 
 
-def test_a_server_starts_again_right_after_it_was_killed(make_server):
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_server_starts_again_right_after_it_was_killed(make_server, times):
     server = make_server()
-    for _ in range(5):
+    for _ in range(times):
         server.start()
         for pid in server._processes():
             postgres.kill(pid, signal.SIGKILL)
@@ -259,7 +279,7 @@ def test_a_stale_process_id_of_another_program_is_not_believed(server):
 
 
 def test_a_stale_process_id_of_another_server_is_not_believed(server, make_server):
-    other = make_server("other")
+    other = make_server("other", copied=True)
     other.start()
     kill_everything(server)
     shutil.copyfile(other.data / "postmaster.pid", server.data / "postmaster.pid")
@@ -287,6 +307,7 @@ def test_a_server_that_is_not_ready_does_not_count_as_running(server):
     pid_file.write_text(ready)
 
 
+@pytest.mark.slow
 def test_a_killed_initdb_does_not_hinder_the_start(make_server):
     server = make_server("new")
     starter = start_elsewhere(server)
@@ -331,12 +352,19 @@ def test_a_server_with_its_socket_elsewhere_is_told_of(server, make_server, plac
 
 
 def test_an_odd_and_long_path_works(make_server):
-    server = make_server("a 'quoted' \"blank\"/ünïcödé/日本/$HOME; true/" + "long/" * 60)
+    server = make_server("a 'quoted' \"blank\"/ünïcödé/日本/$HOME; true/" + "long/" * 60, copied=True)
     server.start()
     assert query(server, "SELECT 1") == [(1,)]
 
 
-@pytest.mark.parametrize("name", ["a 'quoted' \"blank\" é", "com,ma", "x" * 80])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a 'quoted' \"blank\" é",
+        pytest.param("com,ma", marks=pytest.mark.slow),
+        pytest.param("x" * 80, marks=pytest.mark.slow),
+    ],
+)
 def test_odd_temporary_folders_work(make_server, place, name, monkeypatch):
     temporary = place / name
     temporary.mkdir()
@@ -358,7 +386,7 @@ def test_settings_for_other_servers_are_ignored(make_server, monkeypatch):
     for name in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGDATA", "PGLOCALEDIR", "LC_ALL"):
         monkeypatch.setenv(name, "nonsense")
     monkeypatch.delenv("PGHOSTADDR")
-    server = make_server("new")
+    server = make_server("new", copied=True)
     server.start()
     assert query(server, "SELECT current_user") == [("postgres",)]
 
@@ -464,7 +492,7 @@ def test_a_program_of_another_user_runs_in_none_of_our_groups():
 
 def test_a_checkout_closed_to_the_server_keeps_its_data_elsewhere(make_server, place):
     (place / "closed").mkdir(mode=0)
-    server = make_server("closed/var/postgres")
+    server = make_server("closed/var/postgres", copied=True)
     server.start()
     assert query(server, "SELECT 1") == [(1,)]
     assert server.data.is_relative_to(postgres.STATE)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_files_come_in_and_go_out_as_the_readme_shows(gunicorn: str, open_databa
 
     def run(command: str) -> str:
         """Run what stands there in a folder of its own, and return all that it says."""
-        here = command.replace(".venv/bin/python manage.py", f"{sys.executable} {ROOT}/manage.py")
+        here = command.replace(".venv/bin/python manage.py", shlex.join([sys.executable, f"{ROOT}/manage.py"]))
         here = here.replace("localhost:5001", gunicorn.removeprefix("http://"))
         environment = {**os.environ, "DATABASE_URL": open_database}
         result = subprocess.run(

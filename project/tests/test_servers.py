@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from project import config
-from project.config import ConfigError
 from project.tests.conftest import ROOT, free_port, start_server
 from project.tests.test_gunicorn import request, send
 
@@ -134,7 +133,7 @@ def test_answer_without_news_has_no_body(either_server: str) -> None:
 def test_unknown_server_is_refused_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSGI_SERVER", "apache")
 
-    with pytest.raises(ConfigError, match="^WSGI_SERVER must be one of gunicorn, granian.$"):
+    with pytest.raises(SystemExit, match="^WSGI_SERVER must be one of gunicorn, granian.$"):
         runpy.run_path(config.__file__)
 
 

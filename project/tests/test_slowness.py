@@ -33,13 +33,20 @@ AWAY = "The database is not available at the moment."
 BUSY = "The service is busy at the moment."
 
 
-@pytest.fixture
-def url(open_database: str, tmp_path: Path) -> Iterator[str]:
-    """The service with little patience; yields its URL."""
-    configuration = tmp_path / "gunicorn.conf.py"
+@pytest.fixture(scope="module")
+def impatient(open_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service with little patience, which these tests share; yields its URL."""
+    folder = tmp_path_factory.mktemp("impatient")
+    configuration = folder / "gunicorn.conf.py"
     configuration.write_text(CONFIGURATION)
-    with served(open_database, tmp_path / "log", f"--config={configuration}", AUTH_REQUIRED="false") as url:
+    with served(open_url, folder / "log", f"--config={configuration}", AUTH_REQUIRED="false") as url:
         yield url
+
+
+@pytest.fixture
+def url(impatient: str, open_database: str) -> str:
+    """The URL of that service, on an empty database."""
+    return impatient
 
 
 def open_socket(url: str) -> socket.socket:

@@ -32,13 +32,19 @@ DATE = "2026-01-02T03:04:05Z"
 ALL = "SELECT id, username, email, active, created_date FROM users ORDER BY id"
 
 
-@pytest.fixture
-def app(open_database: str) -> Iterator[Flask]:
-    """An application that commits for real."""
-    app = app_on(open_database)
+@pytest.fixture(scope="module")
+def shared(open_url: str) -> Iterator[Flask]:
+    """The application that these tests share."""
+    app = app_on(open_url)
     yield app
     with app.app_context():
         db.engine.dispose()
+
+
+@pytest.fixture
+def app(shared: Flask, open_database: str) -> Flask:
+    """An application that commits for real."""
+    return shared
 
 
 def load(app: Flask, path: Path, content: bytes | str, *options: str) -> Result:
