@@ -98,7 +98,7 @@ def server_url() -> Iterator[str]:
             # Nobody else tests: a database that is there was left behind by a run that was killed.
             server.start()
             for (name,) in execute(url, "SELECT datname FROM pg_database WHERE datname LIKE 'users\\_test\\_%'"):
-                execute(url, sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+                execute(url, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
         fcntl.flock(in_use, fcntl.LOCK_SH)
         server.start()
         yield url

@@ -5,15 +5,16 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
@@ -26,6 +27,9 @@ from project.tests.conftest import app_on, execute
 from project.tests.test_cli import invoke
 from project.tests.test_docs import CHROMIUM
 from project.tests.utils import add_user
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 KEY = "a key of as many as 32 bytes ..."
 FORM = {"username": "ada", "email": "ada@example.org", "active": "y"}
@@ -469,16 +473,18 @@ def site(admin_app: Flask) -> Iterator[str]:
 
 
 @pytest.fixture
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
     """A browser for which there is nothing but this machine."""
     arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"]
-    with sync_playwright() as playwright:
+    # Not imported at the top: it takes a second, and few test runs have a browser.
+    playwright_api = import_module("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
 
 
-def fits(page: Page) -> bool:
+def fits(page: "Page") -> bool:
     """Say whether nothing is wider than the window."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
@@ -487,12 +493,13 @@ def fits(page: Page) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_administrator_works_in_a_browser(
-    admin_app: Flask, make_token: Callable[..., str], site: str, browser: Browser, tmp_path: Path, width: int
+    admin_app: Flask, make_token: Callable[..., str], site: str, browser: "Browser", tmp_path: Path, width: int
 ) -> None:
     with admin_app.app_context():
         add_user("michael", "hermanmu@gmail.com")
         add_user("<script>document.title = 'run'</script>", "script@example.org")
         add_user("=1+1", "formula@example.org")
+    expect = import_module("playwright.sync_api").expect
     page = browser.new_page(viewport={"width": width, "height": 800})
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

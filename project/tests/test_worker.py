@@ -118,7 +118,7 @@ def open_socket(worker: Any) -> socket.socket:
     return socket.create_connection(("127.0.0.1", worker.port), timeout=20)
 
 
-def everything(client: socket.socket) -> bytes:
+def read_to_end(client: socket.socket) -> bytes:
     """Return what comes until the worker closes the connection."""
     answer = b""
     with suppress(ConnectionError):
@@ -131,7 +131,7 @@ def ask(worker: Any, message: bytes) -> tuple[int, dict[str, Any], bytes]:
     """Send a request over a connection of its own; return status, body and head of the answer."""
     with open_socket(worker) as client:
         client.sendall(message)
-        head, _, body = everything(client).partition(b"\r\n\r\n")
+        head, _, body = read_to_end(client).partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body), head
 
 
@@ -177,7 +177,7 @@ def test_requests_that_come_together_are_answered_in_their_order(worker: Any) ->
         while b" 405 " not in client.recv(65536):
             pass
         client.sendall(request("GET", "/ping"))
-        rest = everything(client)
+        rest = read_to_end(client)
 
     assert re.findall(rb"HTTP/1.1 (\d+)", rest)[-1:] == [b"200"]
 
@@ -223,7 +223,7 @@ def test_silent_connections_occupy_no_thread(worker: Any) -> None:
         assert ask(worker, request("GET", "/ping"))[0] == 200
         for client in silent:
             client.sendall(request("GET", "/nothing"))
-            assert everything(client).startswith(b"HTTP/1.1 404")
+            assert read_to_end(client).startswith(b"HTTP/1.1 404")
 
 
 def test_clients_that_stay_after_their_answer_are_closed(worker: Any) -> None:
@@ -252,7 +252,7 @@ def test_client_that_reads_and_says_no_more_is_waited_for_until_it_closes(worker
     worker.LINGER_SECONDS = 20
     with open_socket(worker) as client:
         client.sendall(request("GET", "/ping"))
-        everything(client)
+        read_to_end(client)
         wait_until(lambda: worker.lingering)
     wait_until(lambda: not worker.lingering)
 
@@ -271,7 +271,7 @@ def test_busy_worker_answers_probes_and_refuses_the_rest(worker: Any) -> None:
         # A head that comes in pieces is no probe: its rest would be waited for. Its client is not waited for either.
         silent = clients.enter_context(open_socket(worker))
         silent.sendall(b"GET /ping HTTP/1.1\r\nX: ")
-        assert b" 503 " in everything(silent)
+        assert b" 503 " in read_to_end(silent)
 
 
 def test_request_that_takes_too_long_is_ended_unless_it_moves_many_users(worker: Any) -> None:
@@ -280,9 +280,9 @@ def test_request_that_takes_too_long_is_ended_unless_it_moves_many_users(worker:
         usual = block(worker, clients)
         transfer = block(worker, clients, "/users/export")
 
-        assert everything(usual) == b""
+        assert read_to_end(usual) == b""
         worker.app.go_on.set()
-        assert b"pong!" in everything(transfer)
+        assert b"pong!" in read_to_end(transfer)
 
 
 def test_client_that_is_gone_is_no_error(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +351,7 @@ def test_stopped_worker_answers_connections_that_wait_and_closes_its_listeners(s
             client.sendall(request("GET", "/ping"))
         worker.alive = False
         with running(worker):
-            assert all(b"pong!" in everything(client) for client in waiting)
+            assert all(b"pong!" in read_to_end(client) for client in waiting)
         with pytest.raises(ConnectionRefusedError):
             open_socket(worker)
 
@@ -374,7 +374,7 @@ def test_stopped_worker_does_not_wait_for_silent_connections(
         wait_until(lambda: worker.pending_conns)
         began = time.monotonic()
         worker.handle_exit(signal.SIGTERM, None)
-        assert everything(silent) == b""
+        assert read_to_end(silent) == b""
 
     assert time.monotonic() - began < 5
 
@@ -442,16 +442,16 @@ def test_listeners_that_others_use_stay_open(reason: str) -> None:
 
 
 def test_response_of_several_pieces_is_written_as_gunicorn_does(service: Service) -> None:
-    ours, theirs = socket.socketpair()
-    with closing(ours), closing(theirs), made(service) as worker:
+    server, client = socket.socketpair()
+    with closing(server), closing(client), made(service) as worker:
         asked = SimpleNamespace(version=(1, 1), method="GET", should_close=lambda: True, http2=None)
-        answer = response.Response(asked, ours, worker.cfg)
+        answer = response.Response(asked, server, worker.cfg)
         answer.start_response("200 OK", [("Content-Length", "4")])
         answer.write(b"ab")
         answer.write(b"cd")
-        ours.close()
+        server.close()
 
-        assert everything(theirs).endswith(b"\r\n\r\nabcd")
+        assert read_to_end(client).endswith(b"\r\n\r\nabcd")
 
 
 def test_gunicorn_responds_with_the_class_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
