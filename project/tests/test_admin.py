@@ -198,6 +198,12 @@ def test_session_ends_with_its_token(
     assert visitor.post("users/new/", **FORM).status_code == 401
 
 
+def test_first_page_leads_to_the_users(visitor: Visitor) -> None:
+    answer = visitor.client.get("/admin/", base_url="https://localhost")
+
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/users/")
+
+
 def test_style_sheet_needs_no_session(admin_app: Flask) -> None:
     with admin_app.test_client().get("/admin/style.css") as answer:
         assert (answer.status_code, answer.mimetype) == (200, "text/css")

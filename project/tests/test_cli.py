@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,6 +286,9 @@ def test_embedded_server_is_started_and_stopped(place: Path) -> None:
         assert app.test_client().get("/users").status_code == 503  # A connection has started it; it has no tables.
         assert invoke(app, "db", "upgrade").exit_code == 0
         assert app.test_client().get("/users").status_code == 200
+        deadline = time.monotonic() + 30
+        while app.test_client().get("/health").status_code != 200:
+            assert time.monotonic() < deadline
     finally:
         server.stop()
 

@@ -132,10 +132,10 @@ def test_database_that_does_not_answer_is_named(
     place = place.format(port=port)
 
     with pytest.raises(SystemExit) as refused:
-        wait.wait_for(make_url(url.format(port=port)), 2)
+        wait.wait_for(make_url(url.format(port=port)), 3)
 
     assert capsys.readouterr().err == f"Waiting for the database at {place}.\n"
-    assert str(refused.value).startswith(f"The database at {place} did not answer within 2 seconds: ")
+    assert str(refused.value).startswith(f"The database at {place} did not answer within 3 seconds: ")
     assert "cret" not in str(refused.value)
 
 

@@ -119,7 +119,10 @@ def wait_until(condition):
 
 def test_a_new_server_answers(make_server):
     server = make_server("new", databases=["users_dev", 'odd "name"', "users_dev"])
+    # What an initdb leaves behind that was killed.
+    (server.home / "new-killed").mkdir(parents=True)
     server.start()
+    assert not (server.home / "new-killed").exists()
     assert query(server, "SELECT current_user, current_database()", "users_dev") == [("postgres", "users_dev")]
     assert query(server, "SELECT current_database()", 'odd "name"') == [('odd "name"',)]
 

@@ -1,4 +1,4 @@
-"""gunicorn's worker in this process: a thread serves real sockets, with short deadlines."""
+"""gunicorn's worker in this process: a thread serves real sockets."""
 
 import errno
 import json
@@ -34,9 +34,9 @@ BUSY = "The service is busy at the moment."
 
 
 class ThreadOfTests(Worker):
-    """The worker with short deadlines, in a thread, where there are no signals."""
+    """The worker in a thread, where there are no signals; a test shortens the deadline that it is about."""
 
-    MAX_QUEUE_SECONDS, MAX_READ_SECONDS, MAX_REQUEST_SECONDS = 0.2, 0.3, 0.8
+    MAX_QUEUE_SECONDS = MAX_READ_SECONDS = MAX_REQUEST_SECONDS = 20.0
     TICK_SECONDS, LINGER_SECONDS = 0.02, 0.2
 
     def init_signals(self) -> None:
@@ -206,13 +206,16 @@ def test_next_request_is_not_waited_for_while_others_wait_for_a_thread(worker: A
 
 
 def test_body_that_drips_is_refused(worker: Any) -> None:
+    worker.MAX_READ_SECONDS = 0.2
     beginning = request("POST", "/users", {**JSON, "Content-Length": "1000"}, '{"username": "ada"')
 
     assert b" 408 " in drip(worker, beginning)
 
 
 def test_headers_that_drip_end_the_connection(worker: Any) -> None:
+    worker.MAX_READ_SECONDS = 0.2
     assert drip(worker, b"GET /users HTTP/1.1\r\nX-Slow: ") == b""
+    worker.MAX_READ_SECONDS = 20
     assert ask(worker, request("GET", "/ping"))[0] == 200
 
 
@@ -258,11 +261,11 @@ def test_client_that_reads_and_says_no_more_is_waited_for_until_it_closes(worker
 
 
 def test_busy_worker_answers_probes_and_refuses_the_rest(worker: Any) -> None:
-    worker.MAX_REQUEST_SECONDS = worker.MAX_READ_SECONDS = 20
     with ExitStack() as clients:
         for _ in range(THREADS):
             block(worker, clients)
 
+        worker.MAX_QUEUE_SECONDS = 0.2
         assert ask(worker, request("GET", "/ping"))[0] == 200
         for message in (request("GET", "/users"), request("GET", "/ping", {"Content-Length": "1"}, "x")):
             status, body, head = ask(worker, message)
@@ -275,11 +278,11 @@ def test_busy_worker_answers_probes_and_refuses_the_rest(worker: Any) -> None:
 
 
 def test_request_that_takes_too_long_is_ended_unless_it_moves_many_users(worker: Any) -> None:
-    worker.MAX_READ_SECONDS = 20
     with ExitStack() as clients:
         usual = block(worker, clients)
         transfer = block(worker, clients, "/users/export")
 
+        worker.MAX_REQUEST_SECONDS = 0.2
         assert read_to_end(usual) == b""
         worker.app.go_on.set()
         assert b"pong!" in read_to_end(transfer)
