@@ -392,6 +392,8 @@ def test_reader_has_no_secrets(summarizer: Summarizer, monkeypatch: pytest.Monke
     summarizer.reader.close()
 
     process = psutil.Process(summarizer.reader.start().pid)
+    # It has none until it runs its program.
+    until(process.environ)
 
     assert "PATH" in process.environ()
     assert "hush" not in str(process.environ())
