@@ -82,7 +82,7 @@ wheels: $(INSTALLED)  ## Look for a wheel of each locked package, for each Pytho
 	@for platform in $(PLATFORMS); do for python in 3.11 3.12 3.13 3.14; do \
 		echo "Python $$python, $$platform"; \
 		$(COMPILE) --no-deps --python-platform $$platform --python-version $$python \
-			requirements/installer.txt requirements/development.txt --output-file - >/dev/null || exit 1; \
+			requirements/installer.txt requirements/development.txt >/dev/null || exit 1; \
 	done; done
 
 clean:  ## Stop the embedded Postgres and remove what the other commands made, data included

@@ -17,8 +17,6 @@ logs.start(settings)
 # Before the workers start, which write their figures there.
 folder = metrics.share()
 metrics.warn_of_missing_folder()
-if folder is None:
-    heartbeat.install()
 Worker.configure(settings)
 
 wsgi_app = "manage:app"
@@ -41,6 +39,6 @@ keepalive = settings["KEEP_ALIVE"]
 limit_request_line = 8190
 
 # Workers prove that they live by touching a file, which must not wait for a disk: beside their figures, in memory.
-worker_tmp_dir = os.path.dirname(folder) if folder else None
+worker_tmp_dir = heartbeat.place(folder)
 # The socket needs a folder to write in, which a read-only container has not.
 control_socket_disable = True

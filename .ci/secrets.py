@@ -14,7 +14,16 @@ from detect_secrets import SecretsCollection
 from detect_secrets.settings import default_settings
 
 #: What looks like a secret and is none: examples, and what tests use against the service.
-KNOWN = {"my_precious", "hush", "a-password", "p%40ss", "postgres", "se%2Fcret", "eyJhbGciOiJub25lIn0.e30."}
+KNOWN = {
+    "my_precious",
+    "hush",
+    "a-password",
+    "p%40ss",
+    "postgres",
+    "se%2Fcret",
+    "password",
+    "eyJhbGciOiJub25lIn0.e30.",
+}
 #: Files full of hashes that are no secrets.
 LOCKED = re.compile(r"requirements/\w+\.txt|benchmarks/peers/requirements\.txt")
 OUR_TOKEN = re.compile(r"usr_[A-Za-z0-9_-]{43}")

@@ -31,8 +31,15 @@ class Heartbeat:
         self.file.close()
 
 
-def install() -> None:
-    """Make gunicorn use this class, where the system offers it: worker_tmp_dir must be a folder that can be written."""
+def place(figures: str | None) -> str | None:
+    """Return the folder of the heartbeat files, which is that of the figures' folder.
+
+    Where there is none, no file can be made: gunicorn then uses the class above, if the system offers such memory. It
+    has no setting for that, and worker_tmp_dir must be a folder that can be written.
+    """
+    if figures:
+        return os.path.dirname(figures)
     if hasattr(os, "memfd_create"):
         module: Any = base
         module.WorkerTmp = Heartbeat
+    return None

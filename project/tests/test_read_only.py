@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from gunicorn.workers import base
 
 from project import metrics
+from project.servers import heartbeat
 from project.tests.conftest import gunicorn_with, start_server
 from project.tests.test_metrics import samples
 from project.tests.test_servers import wait_until
@@ -72,6 +75,35 @@ def test_temporary_folder_does_where_there_is_no_memory(
     assert folder and Path(folder).parent == tmp_path
     assert caplog.records == []
     metrics.remove(folder, os.getpid())
+
+
+def test_heartbeat_is_a_file_beside_the_figures_where_it_can_be() -> None:
+    assert heartbeat.place("/dev/shm/users-metrics-x") == "/dev/shm"
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="memory without a name is Linux's, memfd_create is missing"
+)
+def test_heartbeat_is_in_memory_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "WorkerTmp", base.WorkerTmp)
+
+    assert heartbeat.place(None) is None
+    beat = base.WorkerTmp(None)
+    before = time.monotonic()
+    beat.notify()
+
+    assert isinstance(beat, heartbeat.Heartbeat)
+    assert before <= beat.last_update() <= time.monotonic()
+    assert os.fstat(beat.fileno()).st_nlink == 0
+    beat.close()
+
+
+def test_system_without_such_memory_keeps_the_heartbeat_of_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = base.WorkerTmp
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+
+    assert heartbeat.place(None) is None
+    assert base.WorkerTmp is own
 
 
 @pytest.mark.slow
