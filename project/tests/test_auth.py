@@ -169,6 +169,7 @@ def test_token_in_use_ends_within_a_second(
     assert call("GET", "/users", token).status_code == 401
 
 
+@pytest.mark.slow
 def test_revoked_token_is_refused_by_every_worker(
     closed_gunicorn: str, closed_app: Flask, make_token: MakeToken
 ) -> None:
@@ -182,6 +183,7 @@ def test_revoked_token_is_refused_by_every_worker(
     assert (before, after) == ({200}, {401})
 
 
+@pytest.mark.slow
 def test_body_is_not_read_before_the_token(closed_gunicorn: str) -> None:
     """The service answers though the body never comes."""
     status, headers, _ = send(closed_gunicorn, request("POST", "/users", {**JSON, "Content-Length": "1000"}))

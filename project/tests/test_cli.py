@@ -78,15 +78,14 @@ def test_every_command_explains_itself(open_app: Flask, command: str) -> None:
     assert len(result.output.splitlines()) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "loaded"),
     [
         ({}, ""),
-        pytest.param({"SECRET_KEY": "x" * 32}, " flask_admin", marks=pytest.mark.slow),
-        pytest.param(
-            {"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}, " jwt", marks=pytest.mark.slow
-        ),
-        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, " opentelemetry", marks=pytest.mark.slow),
+        ({"SECRET_KEY": "x" * 32}, " flask_admin"),
+        ({"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}, " jwt"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, " opentelemetry"),
     ],
 )
 def test_start_imports_nothing_that_is_not_configured(settings: dict[str, str], loaded: str) -> None:

@@ -63,6 +63,7 @@ def manage_compose(folder: Path, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_compose_runs_with_the_profile_and_gives_its_exit_status(tmp_path: Path) -> None:
     install(tmp_path, "docker")
 

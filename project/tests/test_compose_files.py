@@ -95,6 +95,7 @@ def settings(**environment: str) -> Any:
     return json.loads(re.sub(" at 0x[0-9a-f]+", "", done.stdout))
 
 
+@pytest.mark.slow
 def test_an_empty_variable_is_as_one_that_is_not_set() -> None:
     empty = dict.fromkeys(variables_that_are_read() - INTERNAL, "")
 

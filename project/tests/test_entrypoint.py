@@ -48,6 +48,7 @@ def test_waiting_can_be_turned_off() -> None:
     assert_it_becomes_the_command(enter(f"postgresql://127.0.0.1:{free_port()}/users", "0"))
 
 
+@pytest.mark.slow
 def test_database_that_never_answers_ends_the_container_with_two_lines() -> None:
     done = enter(f"postgresql://me:se%2Fcret@127.0.0.1:{free_port()}/users")
 

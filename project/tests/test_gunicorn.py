@@ -163,11 +163,13 @@ ANSWERED_OTHERWISE_ON_GRANIAN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "status"), ODD_REQUESTS.values(), ids=ODD_REQUESTS)
 def test_odd_request_gets_the_one_error_body(gunicorn: str, message: bytes, status: int) -> None:
     assert_one_error_body(*send(gunicorn, message), status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ODD_REQUESTS if name not in REFUSED_BY_GRANIAN])
 def test_odd_request_is_answered_on_granian(granian: str, name: str) -> None:
     message, status = ODD_REQUESTS[name]

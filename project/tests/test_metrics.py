@@ -253,6 +253,7 @@ def test_folder_of_the_figures_is_gone_with_the_process_that_made_it(monkeypatch
     metrics.share.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_database")
 def test_every_worker_tells_the_figures_of_all(either_server: str) -> None:
     def asked() -> float:

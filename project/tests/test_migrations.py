@@ -80,6 +80,7 @@ def test_upgrade_leaves_no_lock_behind(empty_app: Flask) -> None:
     assert execute(url_of(empty_app), f"SELECT pg_try_advisory_lock({SCHEMA_LOCK})") == [(True,)]
 
 
+@pytest.mark.slow
 def test_migration_gives_up_on_a_table_in_use(empty_app: Flask) -> None:
     with empty_app.app_context():
         upgrade()

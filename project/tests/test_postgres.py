@@ -127,6 +127,7 @@ def test_a_new_server_answers(make_server):
     assert query(server, "SELECT current_database()", 'odd "name"') == [('odd "name"',)]
 
 
+@pytest.mark.slow
 def test_a_durable_server_answers(make_server):
     server = make_server(durable=True)
     server.start()
@@ -138,12 +139,14 @@ def test_a_server_for_tests_does_not_wait_for_the_disk(server):
         assert query(server, f"SHOW {setting}") == [("off",)]
 
 
+@pytest.mark.slow
 def test_databases_are_utf8_whatever_locales_are_installed(server):
     statement = "SELECT pg_encoding_to_char(encoding), datlocprovider, datlocale FROM pg_database"
     assert set(query(server, statement)) == {("UTF8", "b", "C.UTF-8")}
     assert query(server, "SELECT upper('é'), length('é')") == [("É", 1)]
 
 
+@pytest.mark.slow
 def test_nobody_connects_through_the_network_or_as_another_user_of_the_system(server):
     assert query(server, "SHOW listen_addresses") == [("",)]
     assert stat.S_IMODE(server.socket_folder.lstat().st_mode) == 0o700
@@ -159,6 +162,7 @@ def test_the_url_is_known_before_the_start(make_server):
     assert query(server, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_start_is_idempotent(server):
     pid = server.pid
     for _ in range(100):
@@ -166,6 +170,7 @@ def test_start_is_idempotent(server):
     assert server.pid == pid
 
 
+@pytest.mark.slow
 def test_stop_is_idempotent(server):
     assert server.is_running()
     assert server.stop()
@@ -180,12 +185,14 @@ def test_a_server_that_never_ran_is_not_running(make_server):
     assert not server.stop()
 
 
+@pytest.mark.slow
 def test_stop_does_not_wait_for_clients(server):
     connection = psycopg2.connect(server.url("users_test"))
     assert server.stop()
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_stopped_server_keeps_its_data(server):
     query(server, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 1 AS one")
     server.stop()
@@ -193,9 +200,8 @@ def test_a_stopped_server_keeps_its_data(server):
     assert query(server, "SELECT one FROM kept") == [(1,)]
 
 
-@pytest.mark.parametrize(
-    ("number", "copied"), [(3, True), pytest.param(8, False, marks=pytest.mark.slow)], ids=["start", "initdb"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "copied"), [(3, True), (8, False)], ids=["start", "initdb"])
 def test_processes_start_one_server(make_server, number, copied):
     server = make_server("new", copied)
     starters = [start_elsewhere(server) for _ in range(number)]
@@ -215,6 +221,7 @@ def test_threads_start_one_server(make_server):
     assert query(servers[0], "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_the_server_has_a_session_of_its_own_and_no_parent_here(server):
     assert os.getsid(server.pid) != os.getsid(0)
     assert server.pid not in {child.pid for child in psutil.Process().children(recursive=True)}
@@ -231,7 +238,8 @@ def test_a_killed_server_starts_again_with_committed_data(make_server):
     assert query(server, "SELECT one FROM kept") == [(1,)]
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 5])
 def test_a_server_starts_again_right_after_it_was_killed(make_server, times):
     server = make_server()
     for _ in range(times):
@@ -242,6 +250,7 @@ def test_a_server_starts_again_right_after_it_was_killed(make_server, times):
         assert query(server, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_nothing_to_stop(server):
     kill_everything(server)
     assert not server.stop()
@@ -268,6 +277,7 @@ def test_a_backend_that_outlives_its_postmaster_does_not_hinder_the_start(server
     assert query(server, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_stale_process_id_of_another_program_is_not_believed(server):
     kill_everything(server)
     pid_file = server.data / "postmaster.pid"
@@ -281,6 +291,7 @@ def test_a_stale_process_id_of_another_program_is_not_believed(server):
     assert query(server, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_stale_process_id_of_another_server_is_not_believed(server, make_server):
     other = make_server("other", copied=True)
     other.start()
@@ -330,6 +341,7 @@ def test_a_cluster_that_lacks_a_database_is_not_published(make_server):
     assert not server.data.exists()
 
 
+@pytest.mark.slow
 def test_a_deleted_cluster_makes_way_for_a_new_one(server):
     old = server.pid
     shutil.rmtree(server.folder)
@@ -354,6 +366,7 @@ def test_a_server_with_its_socket_elsewhere_is_told_of(server, make_server, plac
     assert server.is_running()
 
 
+@pytest.mark.slow
 def test_an_odd_and_long_path_works(make_server):
     server = make_server("a 'quoted' \"blank\"/ünïcödé/日本/$HOME; true/" + "long/" * 60, copied=True)
     server.start()
@@ -385,6 +398,7 @@ def test_a_temporary_folder_of_root_alone_is_not_for_the_socket(place):
     assert postgres.socket_folder("key", place, root=False) == place / "users-service-key"
 
 
+@pytest.mark.slow
 def test_settings_for_other_servers_are_ignored(make_server, monkeypatch):
     for name in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGDATA", "PGLOCALEDIR", "LC_ALL"):
         monkeypatch.setenv(name, "nonsense")
@@ -422,6 +436,7 @@ def test_a_folder_of_another_user_is_not_private(place):
     assert not postgres.is_private(place, User(owner.st_uid + 1, owner.st_gid))
 
 
+@pytest.mark.slow
 def test_a_failed_start_names_the_log_and_the_reason(server):
     server.stop()
     configuration = server.data / "postgresql.conf"
@@ -493,6 +508,7 @@ def test_a_program_of_another_user_runs_in_none_of_our_groups():
     assert postgres.run_as(other) == {"user": other.uid, "group": 54321, "extra_groups": []}
 
 
+@pytest.mark.slow
 def test_a_checkout_closed_to_the_server_keeps_its_data_elsewhere(make_server, place):
     (place / "closed").mkdir(mode=0)
     server = make_server("closed/var/postgres", copied=True)

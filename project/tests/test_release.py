@@ -206,6 +206,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "answer", "message"), REFUSALS)
 def test_refusal_fails_with_the_message_of_the_server(
     heroku: Heroku, script: Script, call: str, answer: tuple[int, Any], message: str
@@ -219,6 +220,7 @@ def test_refusal_fails_with_the_message_of_the_server(
     assert f"{heroku.asked[-1][0]} {heroku.asked[-1][1]}" == call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "expired"])
 def test_release_that_fails_is_a_failure_with_its_output(heroku: Heroku, script: Script, status: str) -> None:
     heroku.answers["GET /apps/users-app/releases/id-8"][-1] = (200, release(8, status, f"{heroku.url}/output"))
@@ -232,6 +234,7 @@ def test_release_that_fails_is_a_failure_with_its_output(heroku: Heroku, script:
     assert "authorization" not in heroku.asked[-1][2]
 
 
+@pytest.mark.slow
 def test_release_that_does_not_end_is_a_failure(heroku: Heroku, script: Script) -> None:
     heroku.answers["GET /apps/users-app/releases/id-8"] = [(200, release(8, "pending"))]
 
@@ -252,6 +255,7 @@ def test_images_that_run_already_are_a_success(heroku: Heroku, script: Script) -
     )
 
 
+@pytest.mark.slow
 def test_first_release_of_an_app_has_none_before_it(heroku: Heroku, script: Script) -> None:
     heroku.answers["GET /apps/users-app/releases"][0] = (200, [])
 

@@ -13,29 +13,17 @@ import pytest
 from project.tests.conftest import ROOT
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "")
-ALL_PHASES = "examples,coverage,fuzzing,stateful"
 SEEDS = ["1", "2", "3"] if EXAMPLES else ["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_database")
-@pytest.mark.parametrize(
-    ("phases", "seed"),
-    [("examples,fuzzing", "1"), *(pytest.param(ALL_PHASES, seed, marks=pytest.mark.slow) for seed in SEEDS)],
-)
-def test_service_does_what_its_document_says(gunicorn: str, tmp_path: Path, phases: str, seed: str) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_service_does_what_its_document_says(gunicorn: str, tmp_path: Path, seed: str) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{gunicorn}/openapi.json", "--no-color"]
     # In place of that one check there is valid_data_is_accepted, which says why.
     command += ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--generation-allow-x00", "true"]
-    command += [
-        "--phases",
-        phases,
-        "--max-examples",
-        EXAMPLES or ("2" if phases == ALL_PHASES else "1"),
-        "--seed",
-        seed,
-    ]
-    if phases != ALL_PHASES:
-        command += ["--include-path-regex", "^/users"]
+    command += ["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", EXAMPLES or "2", "--seed", seed]
     # How many texts it throws away before one is an address says nothing of the service.
     command += ["--suppress-health-check", "filter_too_much,too_slow"]
     hooks = {"SCHEMATHESIS_HOOKS": "project.tests.fuzzing", "PYTHONPATH": str(ROOT)}

@@ -21,12 +21,13 @@ def scan(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "secret",
     [
         "usr_" + "k7Qz" * 10 + "abc",
-        pytest.param("url = 'postgres://users:" + "hunter2" + "@db/users'", marks=pytest.mark.slow),
-        pytest.param("-----BEGIN RSA " + "PRIVATE KEY-----", marks=pytest.mark.slow),
+        "url = 'postgres://users:" + "hunter2" + "@db/users'",
+        "-----BEGIN RSA " + "PRIVATE KEY-----",
     ],
 )
 def test_secret_that_was_removed_is_found_in_the_history(tmp_path: Path, secret: str) -> None:

@@ -40,6 +40,7 @@ def is_served(url: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_ON_GRANIAN)
 def test_killed_worker_is_replaced(open_database: str, name: str) -> None:
     with start_server(open_database, subprocess.DEVNULL, WSGI_SERVER=name) as (server, url):

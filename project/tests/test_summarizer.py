@@ -114,6 +114,7 @@ def test_articles_are_summarised(summarizer: Summarizer, add: Callable, open_dat
     assert [row[1:] for row in (blog, news, old)] == [("done", None, 1)] * 3
 
 
+@pytest.mark.slow
 def test_every_hostile_url_fails_with_its_reason_and_the_worker_lives(
     summarizer: Summarizer, add: Callable, open_database: str, web: Web
 ) -> None:
@@ -127,6 +128,7 @@ def test_every_hostile_url_fails_with_its_reason_and_the_worker_lives(
     assert len(URLS) >= 70
 
 
+@pytest.mark.slow
 def test_every_hostile_answer_fails_with_its_reason_and_the_worker_lives(
     summarizer: Summarizer, add: Callable, open_database: str, web: Web
 ) -> None:
@@ -233,6 +235,7 @@ def test_result_is_dropped_where_somebody_wrote_in_between(
     assert rows(open_database, "*") == before
 
 
+@pytest.mark.slow
 def test_page_that_kills_the_process_fails_and_the_next_one_is_read(
     summarizer: Summarizer, add: Callable, open_database: str, web: Web
 ) -> None:
@@ -359,6 +362,7 @@ def test_reader_ends_with_its_input(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_reader_whose_worker_is_gone_ends_without_a_word(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
     process = Reader().start()
     process.stdout.close()
@@ -450,6 +454,7 @@ def test_command_does_what_is_there_and_counts(app: Flask, add: Callable, web: W
     )
 
 
+@pytest.mark.slow
 def test_command_ends_with_a_signal(
     app: Flask, add: Callable, open_database: str, web: Web, signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,7 +468,8 @@ def test_command_ends_with_a_signal(
     assert rows(open_database, "state, attempts") == [("pending", 0)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process_ends_within_seconds_and_gives_its_row_back(
     add: Callable, open_database: str, web: Web, number: int
 ) -> None:

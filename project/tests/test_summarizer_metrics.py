@@ -31,6 +31,7 @@ def told(figures: SummarizerMetrics) -> Samples:
     return samples(generate_latest(figures.registry).decode())
 
 
+@pytest.mark.slow
 def test_each_row_is_a_line_and_counts(
     summarizer: Summarizer, add: Callable, open_database: str, web: Web, capfd: pytest.CaptureFixture[str]
 ) -> None:

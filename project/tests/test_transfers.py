@@ -239,6 +239,7 @@ def test_scopes_are_those_of_reading_and_writing() -> None:
     assert transfers.UserExport.get.scope == "users:read"
 
 
+@pytest.mark.slow
 def test_import_may_take_longer_than_other_calls(
     client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +389,7 @@ def test_file_that_ends_too_early_is_408(client: FlaskClient, open_database: str
     assert names(open_database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_database_that_is_lost_before_an_export_has_begun_is_a_503(
     client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +404,7 @@ def test_database_that_is_lost_before_an_export_has_begun_is_a_503(
     assert client.get("/users/export").status_code == 503
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_export_that_fails_on_the_way_ends_without_its_end(gunicorn: str, open_database: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(gunicorn).netloc, timeout=60)
@@ -468,6 +471,7 @@ def test_connection_is_reset_where_a_piece_of_an_export_is_missing(client: Flask
             caller.recv(1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_client_who_goes_away_frees_the_connection(gunicorn: str, open_database: str) -> None:
     begun_export(gunicorn).close()
