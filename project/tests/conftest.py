@@ -305,6 +305,14 @@ def start_server(
             server.kill()
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def wait_until_served(url: str, server: subprocess.Popen[bytes]) -> None:
     """Wait until the service answers, 30 s at most."""
     deadline = time.monotonic() + 30

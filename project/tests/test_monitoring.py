@@ -18,11 +18,20 @@ from sqlalchemy import event, make_url
 from project import db
 from project.api import health
 from project.config import ConfigError, ProductionConfig, env_token
-from project.tests.conftest import ROOT, app_on, execute, free_port, no_thread, start_manage, start_server
+from project.tests.conftest import (
+    ROOT,
+    app_on,
+    execute,
+    free_port,
+    no_thread,
+    start_manage,
+    start_server,
+    wait_until,
+)
 from project.tests.test_cli import invoke
 from project.tests.test_gunicorn import assert_one_error_body, request, send
 from project.tests.test_metrics import figures, samples
-from project.tests.test_servers import SERVERS, is_served, wait_until
+from project.tests.test_servers import SERVERS, is_served
 from project.tests.web import http, serving
 
 TOKEN = "scraper-" * 4

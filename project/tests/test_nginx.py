@@ -4,8 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,11 @@ import pytest
 
 from project.api.errors import MESSAGES, SANE_REQUEST_ID
 from project.api.headers import FIXED
-from project.tests.conftest import ROOT, free_port
+from project.tests.conftest import (
+    ROOT,
+    free_port,
+    wait_until,
+)
 from project.tests.web import http, serving
 
 pytestmark = [
@@ -54,14 +57,6 @@ def parsed(answer: bytes) -> tuple[int, dict[str, str], Any]:
     head, _, body = answer.decode().partition("\r\n\r\n")
     status, *lines = head.split("\r\n")
     return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so, 20 s at most."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_open(port: int) -> bool:

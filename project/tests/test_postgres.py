@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ from psycopg2.extensions import make_dsn
 
 from project import postgres
 from project.postgres import PostgresError, Server, User
+from project.tests.conftest import wait_until
 
 START = """
 import sys
@@ -108,13 +108,6 @@ def kill_everything(server):
     for pid in server._processes():
         postgres.kill(pid, signal.SIGKILL)
     wait_until(lambda: not server._processes())
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_new_server_answers(make_server):

@@ -16,9 +16,12 @@ from gunicorn.workers import base
 
 from project import metrics
 from project.servers import heartbeat
-from project.tests.conftest import gunicorn_with, start_server
+from project.tests.conftest import (
+    gunicorn_with,
+    start_server,
+    wait_until,
+)
 from project.tests.test_metrics import samples
-from project.tests.test_servers import wait_until
 
 #: Runs a program in a process, and those that it forks, to which every file system is read-only.
 READ_ONLY = """

@@ -6,10 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
@@ -17,19 +15,16 @@ import psutil
 import pytest
 
 from project import config
-from project.tests.conftest import ROOT, free_port, start_server
+from project.tests.conftest import (
+    ROOT,
+    free_port,
+    start_server,
+    wait_until,
+)
 from project.tests.test_gunicorn import request, send
 
 SERVERS = ("gunicorn", "granian")
 SLOW_ON_GRANIAN = ("gunicorn", pytest.param("granian", marks=pytest.mark.slow))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so, 20 s at most."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def is_served(url: str) -> bool:
@@ -112,6 +107,7 @@ def test_clients_that_dawdle_over_their_headers_hold_nobody_up_on_granian(grania
         assert is_served(granian)
 
 
+@pytest.mark.slow
 def test_requests_on_one_connection_are_answered_in_their_order(either_server: str) -> None:
     requests = [request("GET", path, {"Connection": "keep-alive"}) for path in ("/ping", "/users/x")]
 

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,11 @@ from pathlib import Path
 import pytest
 
 from project.cli import compose_program
-from project.tests.conftest import ROOT, free_port
+from project.tests.conftest import (
+    ROOT,
+    free_port,
+    wait_until,
+)
 
 FILES = ("docker-compose.prod.yml", ".env.example", "deploy/nginx.conf", "deploy/upgrade.sh")
 ASK_HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:5001/health')"
@@ -108,14 +112,6 @@ def documented(heading: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """The image of production."""
@@ -184,7 +180,7 @@ def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
     )
     try:
         running.sh("docker compose up -d")
-        wait_until(lambda: "(healthy)" in running.sh("docker compose ps nginx"))
+        wait_until(lambda: "(healthy)" in running.sh("docker compose ps nginx"), 120)
         yield running
     finally:
         running.sh("docker compose down --volumes --timeout 5")
@@ -247,7 +243,7 @@ def test_one_line_runs_the_image_on_any_database(stack: Stack, image: str) -> No
         stack.sh(line)
         alone = Stack(stack.folder, stack.name, port)
 
-        wait_until(lambda: succeeds("docker", "exec", name, "python", "-c", ASK_HEALTH))
+        wait_until(lambda: succeeds("docker", "exec", name, "python", "-c", ASK_HEALTH), 120)
         assert alone.call("GET", "/health")[1]["database"] == "up"
         assert alone.call("GET", "/users")[0] == 401
     finally:
@@ -259,7 +255,7 @@ def test_upgrade_and_rollback_fail_no_call(stack: Stack, image: str, later_image
     downgrade = next(script for script in documented("Rollback of the stack") if "db downgrade" in script)
     revision = stack.sh(f"docker compose run --rm --no-deps -T users-migrate {HEADS}").split()[0]
     with calls(stack) as answers:
-        wait_until(lambda: len(answers) > 200)
+        wait_until(lambda: len(answers) > 200, 120)
         # A machine that is too slow for 40 calls a second says so before, and in words of the service's own.
         usual = set(answers)
         stack.set(IMAGE_TAG=later)
@@ -287,7 +283,7 @@ def test_backup_brings_everything_back_when_the_volume_is_lost(stack: Stack) -> 
     stack.sh("docker compose down --volumes")
     (dump,) = stack.folder.glob("users-*.dump")
     stack.sh(restore.replace("users-20261120T120000Z.dump", dump.name))
-    wait_until(lambda: "(healthy)" in stack.sh("docker compose ps nginx"))
+    wait_until(lambda: "(healthy)" in stack.sh("docker compose ps nginx"), 120)
 
     assert stack.sh("docker compose exec -T users python manage.py export_users - --format ndjson") == before
     assert "kept" in stack.sh("docker compose exec -T users python manage.py list_tokens")

@@ -350,6 +350,7 @@ def begun_export(url: str, version: str = "HTTP/1.1") -> socket.socket:
     return client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["half-closes", "goes away", "resets"])
 def test_file_that_ends_too_early_is_not_imported(either_server: str, open_database: str, end: str) -> None:
     address = urlsplit(either_server)

@@ -25,9 +25,11 @@ from gunicorn.workers import gthread
 from project.config import BaseConfig, ProductionConfig
 from project.servers import hooks, refusals, response
 from project.servers.worker import Worker
-from project.tests.conftest import app_on
+from project.tests.conftest import (
+    app_on,
+    wait_until,
+)
 from project.tests.test_gunicorn import JSON, request
-from project.tests.test_servers import wait_until
 
 THREADS = 2
 BUSY = "The service is busy at the moment."
