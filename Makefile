@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 MANAGE := $(RUN) manage.py
 
 help:  ## Show this help
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 # The layers of the requirements, each with all of the one before: what serves, what tests, what a developer uses.
 EMBEDDED := .venv/embedded
