@@ -58,10 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Use half as many processes again as there are processors: the tests wait a third of their time."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use a process for each processor, and half as many again for the slow tests, which wait most of their time."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors + (processors + 1) // 2, 16)
+    waiting = 0 if config.option.markexpr == "not slow" else (processors + 1) // 2
+    return min(processors + waiting, 16)
 
 
 def execute(url: str, *statements: sql.Composable | str) -> list[tuple]:
