@@ -218,6 +218,16 @@ def no_thread(thread: Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
+def send_on_and_on(client: socket.socket) -> int:
+    """Send 256 MiB, or as much as is taken before the connection is closed; return how many bytes were sent."""
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < 256 * 1024 * 1024:
+            client.sendall(bytes(64 * 1024))
+            sent += 64 * 1024
+    return sent
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:

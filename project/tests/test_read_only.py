@@ -41,6 +41,10 @@ else:
 """
 MISSING = "No folder can be written"
 
+needs_memfd = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="memory without a name is Linux's, memfd_create is missing"
+)
+
 
 @pytest.fixture
 def uncached_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -84,9 +88,7 @@ def test_heartbeat_is_a_file_beside_the_figures_where_it_can_be() -> None:
     assert heartbeat.place("/dev/shm/users-metrics-x") == "/dev/shm"
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "memfd_create"), reason="memory without a name is Linux's, memfd_create is missing"
-)
+@needs_memfd
 def test_heartbeat_is_in_memory_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "WorkerTmp", base.WorkerTmp)
 
@@ -134,9 +136,7 @@ def test_service_starts_and_serves_where_nothing_can_be_written(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not hasattr(os, "memfd_create"), reason="memory without a name is Linux's, memfd_create is missing"
-)
+@needs_memfd
 def test_worker_that_hangs_is_replaced_where_nothing_can_be_written(open_database: str, tmp_path: Path) -> None:
     configuration = gunicorn_with(tmp_path, "timeout = 2\n")
     program = ("-c", READ_ONLY, "gunicorn", "--config", configuration)
