@@ -23,8 +23,10 @@ run: $(EMBEDDED)  ## Run the service on port 5001 and a summarizer, with example
 test: $(TESTING)  ## Run the fast tests with coverage, on a Postgres of their own
 	@$(MANAGE) test -n auto --dist loadgroup -m "not slow" --cov-fail-under=100
 
-test-all: $(INSTALLED)  ## Run all tests, slow ones included; make test measures the coverage
-	@$(MANAGE) test -n auto --dist loadgroup --no-cov
+test-slow: $(INSTALLED)  ## Run the slow tests, and the properties with many examples
+	@$(MANAGE) test -n auto --dist loadgroup -m "slow or hypothesis" --no-cov
+
+test-all: test test-slow  ## Run all tests
 
 fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many examples: FUZZ_EXAMPLES=200
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-200} $(RUN) -m pytest -q -s -p no:randomly -m slow project/tests/test_schemathesis.py
@@ -90,4 +92,4 @@ clean:  ## Stop the embedded Postgres and remove what the other commands made, d
 	rm -rf .venv var .pytest_cache .mypy_cache .hypothesis .coverage coverage.xml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install run test test-all fuzz chaos check lint-deploy pipeline upgrade bench bench-scale lock wheels clean
+.PHONY: help install run test test-slow test-all fuzz chaos check lint-deploy pipeline upgrade bench bench-scale lock wheels clean

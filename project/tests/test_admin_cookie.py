@@ -9,7 +9,7 @@ from flask import Flask
 
 from project.admin import NO_COOKIE
 from project.config import DevelopmentConfig, ProductionConfig
-from project.tests.conftest import app_on
+from project.tests.conftest import app_on, mostly_slow
 from project.tests.test_admin import KEY
 from project.tests.test_cli import invoke
 
@@ -27,26 +27,29 @@ def make_app(open_database: str) -> Callable[..., Flask]:
     return make_app
 
 
+COOKIES = [
+    (ProductionConfig, 0, TLS, None, True),
+    (ProductionConfig, 0, PLAIN, None, True),
+    (ProductionConfig, 0, PLAIN, "http", True),
+    (ProductionConfig, 0, PLAIN, "https", True),
+    (ProductionConfig, 1, PLAIN, "http", False),
+    (ProductionConfig, 1, PLAIN, "https", True),
+    (ProductionConfig, 1, PLAIN, "HTTPS", True),
+    (ProductionConfig, 1, PLAIN, None, True),
+    (ProductionConfig, 1, PLAIN, "", True),
+    (ProductionConfig, 2, PLAIN, "http", False),
+    (ProductionConfig, 2, PLAIN, "https", True),
+    (ProductionConfig, 2, PLAIN, "https, http", True),
+    (ProductionConfig, 2, PLAIN, "http, http", False),
+    (DevelopmentConfig, 0, PLAIN, None, False),
+    (DevelopmentConfig, 0, TLS, None, True),
+    (DevelopmentConfig, 1, PLAIN, "https", True),
+]
+
+
 @pytest.mark.parametrize(
     ("base", "proxies", "url", "told", "secure"),
-    [
-        (ProductionConfig, 0, TLS, None, True),
-        (ProductionConfig, 0, PLAIN, None, True),
-        (ProductionConfig, 0, PLAIN, "http", True),
-        (ProductionConfig, 0, PLAIN, "https", True),
-        (ProductionConfig, 1, PLAIN, "http", False),
-        (ProductionConfig, 1, PLAIN, "https", True),
-        (ProductionConfig, 1, PLAIN, "HTTPS", True),
-        (ProductionConfig, 1, PLAIN, None, True),
-        (ProductionConfig, 1, PLAIN, "", True),
-        (ProductionConfig, 2, PLAIN, "http", False),
-        (ProductionConfig, 2, PLAIN, "https", True),
-        (ProductionConfig, 2, PLAIN, "https, http", True),
-        (ProductionConfig, 2, PLAIN, "http, http", False),
-        (DevelopmentConfig, 0, PLAIN, None, False),
-        (DevelopmentConfig, 0, TLS, None, True),
-        (DevelopmentConfig, 1, PLAIN, "https", True),
-    ],
+    mostly_slow(COOKIES, COOKIES[::4]),
 )
 def test_cookie_is_for_https_alone_unless_a_trusted_proxy_tells_of_plain_http(
     make_app: Callable[..., Flask], base: type, proxies: int, url: str, told: str | None, secure: bool

@@ -15,7 +15,6 @@ from flask import Flask
 from sqlalchemy import make_url
 
 import manage
-from project.cli import Commands
 from project.config import DevelopmentConfig, ProductionConfig
 from project.postgres import Server
 from project.tests.conftest import ROOT, app_on, execute, start_manage
@@ -34,7 +33,7 @@ EXAMPLES = [("michael", "hermanmu@gmail.com"), ("michaelherman", "michael@mherma
 
 def invoke(app: Flask, *arguments: str) -> Result:
     """Run a command of the application as manage.py does."""
-    return app.test_cli_runner().invoke(Commands(create_app=lambda: app), arguments)
+    return app.test_cli_runner().invoke(manage.cli, arguments)
 
 
 def users_in(url: str) -> list[tuple]:
@@ -42,10 +41,16 @@ def users_in(url: str) -> list[tuple]:
     return execute(url, "SELECT username, email FROM users ORDER BY id")
 
 
+@pytest.fixture(scope="module")
+def shared_app(open_url: str) -> Flask:
+    """The application of the tests that commit for real."""
+    return app_on(open_url)
+
+
 @pytest.fixture
-def open_app(open_database: str) -> Flask:
-    """An application that commits for real."""
-    return app_on(open_database)
+def open_app(shared_app: Flask, open_database: str) -> Flask:
+    """An application that commits for real, on an empty database."""
+    return shared_app
 
 
 def test_help_names_every_command() -> None:

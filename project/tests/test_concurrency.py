@@ -51,6 +51,7 @@ def test_one_of_many_writers_wins_a_new_address(app: Flask, open_database: str) 
     assert execute(open_database, "SELECT count(*) FROM users") == [(1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_one_of_many_users_gets_the_address(app: Flask, open_database: str, method: str) -> None:
     with app.app_context():

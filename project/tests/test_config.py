@@ -225,6 +225,7 @@ def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         env_choice("LOG_LEVEL", "info", ("debug", "info"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "line"),
     [

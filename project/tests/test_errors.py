@@ -18,10 +18,9 @@ from project.tests.conftest import app_on
 MakeUser = Callable[..., User]
 
 
-@pytest.fixture(params=[DevelopmentConfig, TestingConfig, ProductionConfig])
-def environment(request: pytest.FixtureRequest, open_database: str) -> Iterator[Flask]:
-    """An application of each environment, with routes that fail in every way there is."""
-    app = app_on(open_database, request.param)
+def failing_app(database_url: str, environment: type) -> Flask:
+    """Return an application of an environment, with routes that fail in every way there is."""
+    app = app_on(database_url, environment)
 
     @app.get("/bug")
     def bug() -> str:
@@ -44,9 +43,26 @@ def environment(request: pytest.FixtureRequest, open_database: str) -> Iterator[
             raise TooManyRequests(retry_after=7)
         return "unreachable"
 
-    yield app
-    with app.app_context():
-        db.engine.dispose()
+    return app
+
+
+ENVIRONMENTS = [DevelopmentConfig, TestingConfig, ProductionConfig]
+
+
+@pytest.fixture(scope="module")
+def failing_apps(open_url: str) -> Iterator[dict[type, Flask]]:
+    """An application of each environment."""
+    apps = {environment: failing_app(open_url, environment) for environment in ENVIRONMENTS}
+    yield apps
+    for app in apps.values():
+        with app.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def environment(request: pytest.FixtureRequest, failing_apps: dict[type, Flask], open_database: str) -> Flask:
+    """An application of each environment, on an empty database."""
+    return failing_apps[request.param]
 
 
 ERRORS = [

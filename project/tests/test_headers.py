@@ -16,10 +16,10 @@ ORIGIN = "https://app.example.org"
 PREFLIGHT = {"Access-Control-Request-Method": "PUT"}
 
 
-@pytest.fixture
-def app_for_pages(open_database: str) -> Flask:
+@pytest.fixture(scope="module")
+def app_for_pages(open_url: str) -> Flask:
     """An application of production that pages of one origin may call."""
-    return app_on(open_database, ProductionConfig, AUTH_REQUIRED=True, CORS_ORIGINS=(ORIGIN,))
+    return app_on(open_url, ProductionConfig, AUTH_REQUIRED=True, CORS_ORIGINS=(ORIGIN,))
 
 
 MESSAGES = {

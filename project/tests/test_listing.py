@@ -19,7 +19,7 @@ from sqlalchemy import event, text
 from project import db
 from project.api.models import User
 from project.config import ProductionConfig
-from project.tests.conftest import app_on, execute
+from project.tests.conftest import app_on, execute, mostly_slow
 
 SORTS = ["id", "username", "email", "created_date"]
 SIGNED_SORTS = [sign + sort for sort in SORTS for sign in ("", "-")]
@@ -59,7 +59,7 @@ def walk(client: FlaskClient, **parameters: Any) -> Iterator[list[dict[str, Any]
         assert url != link or not link
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 11, 12, 13, 1000])
+@pytest.mark.parametrize("limit", mostly_slow([1, 3, 4, 11, 12, 13, 1000], [3, 12]))
 @pytest.mark.parametrize("sort", SIGNED_SORTS)
 def test_pages_give_every_user_once_in_order(
     client: FlaskClient, users: list[dict[str, Any]], sort: str, limit: int
@@ -266,6 +266,7 @@ def nodes(plan: str) -> list[str]:
     return re.findall(r'"Node Type": "([^"]+)"', plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sort", SIGNED_SORTS)
 def test_every_page_of_every_order_comes_from_an_index(planned: Callable[[str], str], sort: str) -> None:
     first = planned(f"sort={sort}&limit=10")
@@ -277,6 +278,7 @@ def test_every_page_of_every_order_comes_from_an_index(planned: Callable[[str], 
     assert "Index Cond" in later and "Filter" not in later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "index"),
     [

@@ -152,6 +152,7 @@ def test_user_that_is_refused_is_not_counted(app_of_its_own: Flask) -> None:
     assert figures(app_of_its_own)["users_created_total",] == 1
 
 
+@pytest.mark.slow
 def test_pool_tells_its_size_its_use_and_who_waited(app_of_its_own: Flask) -> None:
     client = app_of_its_own.test_client()
     with app_of_its_own.app_context():

@@ -76,6 +76,7 @@ labels = st.from_regex(r"[a-zA-Z0-9_.+'-]{0,3}(xn--|--|[a-zA-Z0-9ſKé-]{0,66})[
 addresses = st.builds("{}@{}".format, labels, st.lists(labels, max_size=4).map(".".join))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5 * settings().max_examples)
 @given(address=st.one_of(st.emails(), addresses, emails))
 @example(f"{'a' * 64}@{'b' * 63}.de")

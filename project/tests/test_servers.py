@@ -97,6 +97,7 @@ def test_server_header_names_no_version(granian: str) -> None:
     assert headers["server"] == "granian"
 
 
+@pytest.mark.slow
 def test_clients_that_dawdle_over_their_headers_hold_nobody_up_on_granian(granian: str) -> None:
     address = urlsplit(granian)
     with ExitStack() as clients:

@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 from prometheus_client import generate_latest
 
+import manage
 from project import cli, db, summarizer_metrics
-from project.cli import Commands
 from project.summarizer import MAX_ATTEMPTS, Summarizer
 from project.summarizer_metrics import Backlog, SummarizerMetrics
 from project.tests.conftest import app_on, execute, free_port, start_manage
@@ -145,7 +145,7 @@ def test_command_serves_its_metrics(
 
     scraper = Thread(target=scrape)
     scraper.start()
-    result = app.test_cli_runner().invoke(Commands(create_app=lambda: app), ["summarize"])
+    result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
     scraper.join()
     servers[0].shutdown()
     servers[0].server_close()
@@ -158,7 +158,7 @@ def test_port_that_is_taken_is_one_line(app: Flask, signals: None) -> None:
     with socket.create_server(("0.0.0.0", 0)) as other:
         port = other.getsockname()[1]
         app.config["SUMMARY_METRICS_PORT"] = port
-        result = app.test_cli_runner().invoke(Commands(create_app=lambda: app), ["summarize"])
+        result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
 
     assert (result.exit_code, result.stderr) == (
         1,

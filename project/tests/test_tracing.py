@@ -43,7 +43,7 @@ def collector() -> Iterator[Collector]:
     """A collector on a port of its own."""
     server = Collector(("127.0.0.1", 0), Hearing)
     server.heard = []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

@@ -283,6 +283,7 @@ def pieces_of_nine(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "CHUNK_ROWS", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pieces_of_nine")
 def test_export_waits_longer_for_its_reader_than_other_transactions(open_database: str) -> None:
     arguments = {"options": "-c idle_in_transaction_session_timeout=100ms"}

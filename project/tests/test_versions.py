@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from project.api.models import User
-from project.tests.conftest import app_on, execute
+from project.tests.conftest import app_on, execute, mostly_slow
 
 MakeUser = Callable[..., User]
 
@@ -112,7 +112,7 @@ def test_write_of_an_unknown_user_is_a_404(client: FlaskClient, if_match: str) -
 
 
 @pytest.mark.parametrize("number", [5, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", mostly_slow(["PUT", "PATCH", "DELETE"], ["PATCH"]))
 def test_one_of_two_writers_of_a_version_wins(open_database: str, method: str, number: int) -> None:
     app = app_on(open_database)
     execute(
