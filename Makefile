@@ -34,11 +34,12 @@ fuzz: $(INSTALLED)  ## Check the service against its OpenAPI document with many 
 chaos: $(INSTALLED)  ## Break the database, the workers and the network under load: FAULTS="frozen lock", by default all
 	@$(RUN) -m benchmarks.chaos $(FAULTS)
 
-check: $(INSTALLED)  ## Run flake8, black, isort, mypy, bandit and a search for secrets
+check: $(INSTALLED)  ## Run flake8, black, isort, mypy, import-linter, bandit and a search for secrets
 	@$(RUN) -m flake8 . .ci/newcomer
 	@$(RUN) -m black --check --diff --quiet . .ci/newcomer
 	@$(RUN) -m isort --check-only --diff --quiet . .ci/newcomer
 	@$(RUN) -m mypy
+	@.venv/bin/lint-imports --no-logo > var/imports.log || { cat var/imports.log; exit 1; }
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --severity-level medium --recursive project manage.py serve.py gunicorn.conf.py migrations
 	@$(RUN) .ci/secrets.py
 

@@ -3,16 +3,6 @@
 # DATABASE_WAIT is how many seconds it waits at most; 0 does not wait at all.
 set -eu
 if [ "${DATABASE_WAIT:-30}" != 0 ]; then
-    python - "${DATABASE_WAIT:-30}" <<'PYTHON'
-import sys
-import types
-
-# The package itself would import the whole application, which takes twice as long.
-package = sys.modules["project"] = types.ModuleType("project")
-package.__path__ = ["project"]
-from project.wait import main
-
-main(sys.argv[1])
-PYTHON
+    python -m project.storage.wait "${DATABASE_WAIT:-30}"
 fi
 exec "$@"

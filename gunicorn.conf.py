@@ -4,8 +4,8 @@ import os
 
 from flask import Config
 
-from project import logs, metrics
 from project.config import APP_SETTINGS, complete
+from project.observability import logs, multiprocess
 from project.servers import heartbeat, hooks
 from project.servers.worker import Worker
 
@@ -15,8 +15,8 @@ settings.from_object(APP_SETTINGS)
 complete(settings)
 logs.start(settings)
 # Before the workers start, which write their figures there.
-folder = metrics.share()
-metrics.warn_of_missing_folder()
+folder = multiprocess.share()
+multiprocess.warn_of_missing_folder()
 Worker.configure(settings)
 
 wsgi_app = "manage:app"

@@ -1,7 +1,7 @@
 """The command line of the service, and the application for a WSGI server (manage:app)."""
 
 from project import create_app
-from project.cli import Commands
+from project.cli.commands import Commands
 
 app = create_app()
 cli = Commands(create_app=lambda: app, context_settings={"default_map": {"run": {"port": app.config["PORT"]}}})

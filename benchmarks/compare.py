@@ -36,7 +36,7 @@ from benchmarks.contestants import (
 from benchmarks.goals import judge
 from benchmarks.load import ROUTES, Measurement, find_wrk, measure
 from project.config import ROOT
-from project.postgres import Server
+from project.postgres.server import Server
 
 HERE = Path(__file__).parent
 USERS = 100

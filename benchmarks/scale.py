@@ -23,9 +23,9 @@ from benchmarks.in_process import call, database
 from benchmarks.report import circumstances, table
 from project import db
 from project.api.models import User
-from project.api.paging import cursors
-from project.api.schemas import UserQuery
+from project.api.payloads import UserQuery
 from project.api.users import LISTING
+from project.http.pagination import cursors
 
 HERE = Path(__file__).parent
 SIZES = (10_000, 100_000, 1_000_000)

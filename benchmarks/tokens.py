@@ -17,9 +17,9 @@ from jwt.algorithms import get_default_algorithms
 
 from benchmarks.in_process import call, database
 from project import db
-from project.api.auth import Tokens
-from project.api.issuer import Issuer
 from project.api.models import AccessToken, User
+from project.auth.issuer import Issuer
+from project.auth.tokens import Tokens
 
 ISSUER, AUDIENCE = "https://issuer.example.org", "https://users.example.org"
 OPAQUE = "usr_" + "benchmark" * 4

@@ -21,7 +21,14 @@ from typing import Any
 import psutil
 import psycopg2
 
-from project.postgres import choose_user, environment, find_programs, is_root, run, run_as
+from project.postgres.system import (
+    choose_user,
+    environment,
+    find_programs,
+    is_root,
+    run,
+    run_as,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = choose_user(0, is_root())

@@ -12,7 +12,7 @@ from limits import parse_many
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from project.postgres import Server
+from project.postgres.server import Server
 
 VERSION = "0.1.0"
 # A convenience outside production. In production complete() takes it away, so that it never signs anything.

@@ -15,13 +15,15 @@ from flask import Blueprint, Flask, current_app, g
 from sqlalchemy import Engine
 from werkzeug.exceptions import ServiceUnavailable
 
-from project.api.answers import DatabaseState, Healthy, NoHeaders, RetryHeaders, Unhealthy
-from project.api.errors import Api, Resource, error_body, in_our_words
-from project.database import clock
+from project.api.representations import DatabaseState, Healthy, Unhealthy
 from project.extensions import db
-from project.logs import one_line
-from project.metrics import Metrics
-from project.postgres import PostgresError
+from project.http.errors import error_body, in_our_words
+from project.http.resources import Api, Resource
+from project.http.response_headers import NoHeaders, RetryHeaders
+from project.observability.logs import one_line
+from project.observability.metrics import Metrics
+from project.postgres.system import PostgresError
+from project.storage.deadlines import clock
 
 health_blueprint = Blueprint("health", __name__)
 api = Api(health_blueprint)

@@ -3,11 +3,11 @@
 from flask import Blueprint, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from project.api.answers import Figures
-from project.api.auth import ANY, scope
-from project.api.errors import Api, Resource
 from project.api.health import Probe
-from project.metrics import metrics
+from project.auth.access import ANY, scope
+from project.http.resources import Api, Resource
+from project.http.response_headers import Figures
+from project.observability.metrics import metrics
 
 metrics_blueprint = Blueprint("metrics", __name__)
 api = Api(metrics_blueprint)

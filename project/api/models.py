@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
-from project.api.answers import NoteOut, SummaryOut, UserOut
+from project.api.representations import NoteOut, SummaryOut, UserOut
 from project.extensions import Base
 
 #: The longest username and the longest email address, in characters.

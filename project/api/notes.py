@@ -2,11 +2,12 @@
 
 from flask import Blueprint
 
-from project.api.answers import NoteOut
-from project.api.errors import Api
 from project.api.models import NOTE_SHOWN, Note
-from project.api.rows import RowDetail, RowList, Rows
-from project.api.schemas import NoteIn, body
+from project.api.payloads import NoteIn
+from project.api.representations import NoteOut
+from project.http.bodies import body
+from project.http.resources import Api
+from project.http.rows import RowDetail, RowList, Rows
 
 notes_blueprint = Blueprint("notes", __name__)
 api = Api(notes_blueprint)

@@ -2,8 +2,8 @@
 
 from flask import Blueprint
 
-from project.api.answers import Pong
-from project.api.errors import Api, Resource
+from project.api.representations import Pong
+from project.http.resources import Api, Resource
 
 ping_blueprint = Blueprint("ping", __name__)
 api = Api(ping_blueprint)

@@ -4,9 +4,10 @@ from typing import Literal
 
 from flask import Blueprint, current_app, request
 
-from project.api.answers import Message, ToDocsHeaders, Welcome, WelcomeHeaders
-from project.api.auth import ANY, scope
-from project.api.errors import Api, Resource
+from project.api.representations import Message, Welcome
+from project.auth.access import ANY, scope
+from project.http.resources import Api, Resource
+from project.http.response_headers import ToDocsHeaders, WelcomeHeaders
 
 root_blueprint = Blueprint("root", __name__)
 api = Api(root_blueprint)

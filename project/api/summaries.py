@@ -5,12 +5,14 @@ from typing import Literal
 from flask import Blueprint
 from sqlalchemy import bindparam, case, func, null
 
-from project.api.answers import NewRowHeaders, SummaryAsked, SummaryOut
-from project.api.auth import WRITE, scope
-from project.api.errors import Api
 from project.api.models import SUMMARY_SHOWN, Summary
-from project.api.rows import RowDetail, RowList, Rows
-from project.api.schemas import SummaryIn, SummaryWanted, body
+from project.api.payloads import SummaryIn, SummaryWanted
+from project.api.representations import SummaryAsked, SummaryOut
+from project.auth.access import WRITE, scope
+from project.http.bodies import body
+from project.http.resources import Api
+from project.http.response_headers import NewRowHeaders
+from project.http.rows import RowDetail, RowList, Rows
 
 summaries_blueprint = Blueprint("summaries", __name__)
 api = Api(summaries_blueprint)

@@ -3,32 +3,89 @@
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from io import BufferedReader
+from contextlib import closing, contextmanager, suppress
+from functools import wraps
+from io import BufferedReader, RawIOBase
 from threading import Semaphore
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import ServiceUnavailable
 
-from project import transfer
-from project.api.answers import ExportHeaders, ImportDone, Imported, Served
-from project.api.auth import scope
-from project.api.errors import Api, Resource
-from project.api.schemas import FILES, ExportQuery, ImportQuery, InvalidFile, query, users_file
-from project.database import allow
+from project.api.payloads import ExportQuery, ImportQuery
+from project.api.representations import ImportDone, Imported
+from project.api.validation import InvalidFile
+from project.auth.access import scope
 from project.extensions import db
-from project.metrics import metrics
+from project.http.bodies import Method, query
+from project.http.resources import Api, Resource
+from project.http.response_headers import ExportHeaders, Served
+from project.observability.metrics import metrics
+from project.storage.deadlines import allow
+from project.transfer import sessions, staging, writers
+from project.transfer.readers import FILES, NO_FILE
 
 transfers_blueprint = Blueprint("transfers", __name__)
+
+
 api = Api(transfers_blueprint)
+
 
 #: Of refused rows, how many faults an answer lists.
 MOST_FAULTS = 1000
 
+
 File = Annotated[Response, Served(tuple(FILES), ExportHeaders)]
+
+
+class SentFile(RawIOBase):
+    """The request's body, which must arrive whole: aborts with 408 where it ends too early."""
+
+    def __init__(self, length: int) -> None:
+        self.stream, self.left = request.stream, length
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to as many bytes as the buffer holds, and return how many."""
+        piece = b""
+        with suppress(OSError):
+            piece = self.stream.read(min(len(buffer), self.left))
+        if self.left and not piece:
+            # The server ends one that does not arrive, and says nothing; its first lines may be good ones.
+            abort(408)
+        self.left -= len(piece)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def sent_file() -> tuple[BufferedReader, str]:
+    """Return the file in the request's body, to be read in pieces, and its format.
+
+    Aborts with 408, 411, 413 and 415 as for any other body.
+    """
+    if "Transfer-Encoding" in request.headers or request.content_length is None:
+        abort(411)
+    request.max_content_length = current_app.config["IMPORT_MAX_LENGTH"]
+    if request.mimetype not in FILES or "Content-Encoding" in request.headers:
+        abort(415, NO_FILE)
+    # What comes from the network knows no lines.
+    return BufferedReader(SentFile(request.content_length), 64 * 1024), FILES[request.mimetype]
+
+
+def users_file(method: Method) -> Method:
+    """Decorate a Resource's method: it gets the file in the request's body, and its format."""
+
+    @wraps(method)
+    def wrapper(self: Any, *arguments: Any, **named: Any) -> Any:
+        return method(self, *sent_file(), *arguments, **named)
+
+    setattr(wrapper, "files", tuple(FILES))
+    return wrapper
 
 
 class UserImport(Resource):
@@ -55,8 +112,8 @@ class UserImport(Resource):
                 abort(408)
 
         allow(seconds)
-        with place(), transfer.session(db.engine, seconds) as connection:
-            job = transfer.Import(connection, db.engine)
+        with place(), sessions.session(db.engine, seconds) as connection:
+            job = staging.Import(connection, db.engine)
             job.stage(file, format, in_time)
             counts = job.merge(asked.on_conflict, asked.dry_run)
             faults = list(job.faults(MOST_FAULTS))
@@ -123,8 +180,8 @@ def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     allow(seconds)
     with (
         place(),
-        transfer.session(db.engine, seconds) as connection,
-        closing(transfer.export_users([connection], format, active)) as pieces,
+        sessions.session(db.engine, seconds) as connection,
+        closing(writers.export_users([connection], format, active)) as pieces,
     ):
         for piece, _ in pieces:
             yield piece

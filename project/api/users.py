@@ -7,25 +7,31 @@ from flask import Blueprint
 from sqlalchemy import bindparam, func, or_
 from werkzeug.routing import BaseConverter
 
-from project.api.answers import (
-    ListingHeaders,
+from project.api.models import (
+    EMAIL_FOLDED,
+    EMAIL_ORDER,
+    USER_SHOWN,
+    USERNAME_FOLDED,
+    USERNAME_ORDER,
+    User,
+)
+from project.api.payloads import Id, UserChanges, UserIn, UserQuery
+from project.api.representations import (
     Message,
-    NewRowHeaders,
     UserListing,
     UserOut,
     UserPage,
     UserShown,
     UserWritten,
-    VersionHeaders,
 )
-from project.api.auth import scope
-from project.api.errors import Api, Resource
-from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USER_SHOWN, USERNAME_FOLDED, USERNAME_ORDER, User
-from project.api.paging import Listing, next_link
-from project.api.rows import LARGEST_ID, Rows
-from project.api.schemas import Id, UserChanges, UserIn, UserQuery, body, query
-from project.api.versions import etag
-from project.metrics import metrics
+from project.auth.access import scope
+from project.http.bodies import body, query
+from project.http.conditional import etag
+from project.http.pagination import Listing, next_link
+from project.http.resources import Api, Resource
+from project.http.response_headers import ListingHeaders, NewRowHeaders, VersionHeaders
+from project.http.rows import LARGEST_ID, Rows
+from project.observability.metrics import metrics
 
 users_blueprint = Blueprint("users", __name__)
 api = Api(users_blueprint)

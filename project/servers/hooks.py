@@ -6,7 +6,7 @@ from typing import Any
 
 from gunicorn import glogging
 
-from project import logs
+from project.observability import logs
 
 #: Linux's number, which Python's socket does not name.
 IP_MINTTL = 21

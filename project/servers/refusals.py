@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from logging import Logger
 
 import orjson
-from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
 
-from project.api.errors import error_body
+from project.http.errors import error_body
 
 #: What is not HTTP, or not within the limits; the first class that fits decides.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterable
 from functools import partial
-from importlib import import_module
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -18,14 +17,18 @@ from granian.log import LogLevels
 from granian.server.common import AbstractServer
 from gunicorn.app import wsgiapp
 
-from project import metrics
+from project import create_app
+from project.observability import multiprocess
 
 #: How often a worker of granian looks whether the process that started it is still there.
 PARENT_CHECK_SECONDS = 1.0
 
 
-def serve(app: Flask) -> None:
+def serve() -> None:
     """Serve the application of manage.py until a SIGTERM."""
+    # Before there is an application: its processes count together from the start.
+    multiprocess.share()
+    app = create_app()
     # This process uses no connections; those that it starts do, and count for themselves.
     pool_size = app.extensions["metrics"].pool_size
     pool_size.set(0)
@@ -33,7 +36,7 @@ def serve(app: Flask) -> None:
     if app.config["WSGI_SERVER"] == "gunicorn":
         wsgiapp.run(prog="gunicorn")
     else:
-        metrics.warn_of_missing_folder()
+        multiprocess.warn_of_missing_folder()
         make_granian(app).serve(target_loader=load, wrap_loader=False)
 
 
@@ -68,7 +71,7 @@ def load() -> WSGIApplication:
     """Return the application to a worker of granian."""
     # A worker that outlives its parent would go on to serve, beside those of the next start.
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-    app: Flask = import_module("manage").app
+    app = create_app()
     app.extensions["probe"].start()
     return partial(call_with_path, app)
 

@@ -17,7 +17,7 @@ from gunicorn import util
 from gunicorn.http.body import LengthReader
 from gunicorn.workers.gthread import ThreadWorker
 
-from project.api.headers import fixed_headers
+from project.http.headers import fixed_headers
 from project.servers import response
 from project.servers.lingering import LingeringClose
 from project.servers.refusals import refusal, status_of

@@ -20,8 +20,8 @@ from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from project import db
-from project.api import auth
 from project.api.models import User
+from project.auth import tokens
 from project.config import ProductionConfig
 from project.tests.conftest import app_on, execute
 from project.tests.test_cli import invoke
@@ -191,8 +191,8 @@ def test_session_ends_with_its_token(
     open_database: str, visitor: Visitor, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(open_database, f"UPDATE access_tokens SET {column} = date_trunc('second', now())")
-    later = time.monotonic() + auth.TRUST
-    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: later))
+    later = time.monotonic() + tokens.TRUST
+    monkeypatch.setattr(tokens, "time", SimpleNamespace(monotonic=lambda: later))
 
     assert visitor.get("users/").status_code == 401
     assert visitor.post("users/new/", **FORM).status_code == 401

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from project.admin import NO_COOKIE
+from project.admin.sign_in import NO_COOKIE
 from project.config import DevelopmentConfig, ProductionConfig
 from project.tests.conftest import app_on, mostly_slow
 from project.tests.test_admin import KEY

@@ -2,8 +2,8 @@
 
 import pytest
 
-from project.articles import MAX_SENTENCES, sentences_of, summarise
-from project.pages import Page, PageError
+from project.summarizer.extraction import MAX_SENTENCES, sentences_of, summarise
+from project.summarizer.fetching import Page, PageError
 from project.tests.web import ARTICLES
 
 #: Words of the navigation, the banners and the footers, and of the headings, of the pages of that name.

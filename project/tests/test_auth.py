@@ -13,8 +13,9 @@ from sqlalchemy import event, text
 from werkzeug.test import TestResponse
 
 from project import db
-from project.api import auth
 from project.api.models import SCOPES
+from project.auth import access
+from project.auth import tokens as tokens_module
 from project.config import ProductionConfig
 from project.tests.conftest import app_on, execute
 from project.tests.test_cli import invoke
@@ -73,7 +74,7 @@ def test_every_call_but_the_open_ones_needs_a_token(closed_app: Flask, call: Cal
 def test_every_call_names_its_scope(closed_app: Flask) -> None:
     for method, path in calls(closed_app):
         with closed_app.test_request_context(path, method=method):
-            assert auth.is_open(path, ()) or auth.scope_of_call() in (*SCOPES, auth.ANY), (method, path)
+            assert access.is_open(path, ()) or access.scope_of_call() in (*SCOPES, access.ANY), (method, path)
 
 
 def test_reading_token_writes_nothing(closed_app: Flask, call: Call, make_token: MakeToken) -> None:
@@ -163,8 +164,8 @@ def test_token_in_use_ends_within_a_second(
     assert call("GET", "/users", token).status_code == 200
 
     execute(open_database, f"UPDATE access_tokens SET {column} = date_trunc('second', now())")
-    later = time.monotonic() + auth.TRUST
-    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: later))
+    later = time.monotonic() + tokens_module.TRUST
+    monkeypatch.setattr(tokens_module, "time", SimpleNamespace(monotonic=lambda: later))
 
     assert call("GET", "/users", token).status_code == 401
 
@@ -177,7 +178,7 @@ def test_revoked_token_is_refused_by_every_worker(
     with ThreadPoolExecutor(8) as pool:
         before = set(pool.map(lambda _: send(closed_gunicorn, message)[0], range(32)))
         invoke(closed_app, "revoke_token", "a token")
-        time.sleep(auth.TRUST)
+        time.sleep(tokens_module.TRUST)
         after = set(pool.map(lambda _: send(closed_gunicorn, message)[0], range(32)))
 
     assert (before, after) == ({200}, {401})
@@ -247,14 +248,14 @@ def test_no_transaction_is_open_while_the_body_comes(closed_app: Flask, make_tok
     token = make_token("users:read")
 
     with closed_app.test_request_context("/users", headers={"Authorization": f"Bearer {token}"}):
-        auth.check()
+        access.check()
         assert db.engine.pool.checkedout() == 0
 
 
 def test_known_tokens_are_bounded(
     call: Call, closed_app: Flask, make_token: MakeToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MOST_KNOWN", 3)
+    monkeypatch.setattr(tokens_module, "MOST_KNOWN", 3)
     tokens = [make_token("users:read", name=str(number)) for number in range(8)]
 
     for token in (*tokens, "usr_unknown"):

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 import manage
 from project.config import DevelopmentConfig, ProductionConfig
-from project.postgres import Server
+from project.postgres.server import Server
 from project.tests.conftest import ROOT, app_on, execute, start_manage
 from project.tests.utils import add_user
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import manage
-from project.cli import compose_program
+from project.cli.development import compose_program
 from project.tests.conftest import ROOT
 
 #: A program that says how it was called, and whether it has the subcommand "compose".

@@ -11,9 +11,10 @@ from flask import Flask
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from project import database, db
+from project import db
 from project.config import ProductionConfig
-from project.database import Clock, socket_of
+from project.storage import deadlines
+from project.storage.deadlines import Clock, socket_of
 from project.tests.conftest import app_on, execute, free_port, no_thread
 
 ADA = {"username": "ada", "email": "ada@example.org"}
@@ -55,10 +56,10 @@ def app(open_database: str) -> Iterator[Flask]:
 
     @app.get("/patient")
     def patient() -> str:
-        database.allow(60)
+        deadlines.allow(60)
         db.session.execute(text("SELECT pg_sleep(0.3)"))
         db.session.rollback()
-        return str(database.seconds_left())
+        return str(deadlines.seconds_left())
 
     yield app
     with app.app_context():
@@ -90,7 +91,7 @@ def test_connections_that_the_database_closed_cost_no_request(app: Flask, open_d
 
 
 def test_hanging_database_is_a_503_and_the_next_call_is_clean(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
     client = app.test_client()
 
     answer = client.get("/hang")
@@ -100,7 +101,7 @@ def test_hanging_database_is_a_503_and_the_next_call_is_clean(app: Flask, monkey
 
 
 def test_request_whose_time_is_over_gets_no_other_connection(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0.5)
     client = app.test_client()
 
     assert client.get("/stubborn").status_code == 503
@@ -123,7 +124,7 @@ def test_connection_that_is_given_back_has_begun_nothing(app: Flask) -> None:
 
 
 def test_commands_take_the_time_they_need(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "REQUEST_SECONDS", 0)
+    monkeypatch.setattr(deadlines, "REQUEST_SECONDS", 0)
     with app.app_context():
         assert db.session.scalar(text("SELECT 1 FROM pg_sleep(0.5)")) == 1
 

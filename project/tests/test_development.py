@@ -14,7 +14,7 @@ from flask import Flask
 from flask.cli import run_command
 
 import manage
-from project.development import HOST
+from project.cli.development import HOST
 from project.tests.conftest import app_on, free_port, start_manage, wait_until_served
 
 
@@ -84,7 +84,7 @@ def test_embedded_postgres_is_stopped_at_the_end(open_database: str, monkeypatch
     server = Embedded()
     app = app_on(open_database, PORT=free_port())
     app.config["EMBEDDED_POSTGRES"] = server
-    monkeypatch.setattr("project.development.started_summarizer", interrupt)
+    monkeypatch.setattr("project.cli.development.started_summarizer", interrupt)
     done = develop(app)
     assert (done.exit_code, server.stopped) == (0, True), done.output
 

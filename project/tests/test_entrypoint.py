@@ -13,7 +13,8 @@ import psycopg2
 import pytest
 from sqlalchemy import make_url
 
-from project import config, wait
+from project import config
+from project.storage import wait
 from project.tests.conftest import ROOT, free_port
 
 DONE = "the command runs"

@@ -23,8 +23,8 @@ from jwt.algorithms import get_default_algorithms
 from werkzeug.test import TestResponse
 
 from project import db
-from project.api import issuer as issuer_module
-from project.api.issuer import LIFETIME, REFRESH, RETRY, Issuer
+from project.auth import issuer as issuer_module
+from project.auth.issuer import LIFETIME, REFRESH, RETRY, Issuer
 from project.config import ConfigError, ProductionConfig
 from project.tests.conftest import app_on, mostly_slow
 from project.tests.test_cli import invoke

@@ -13,9 +13,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from structlog.dev import ConsoleRenderer
 
-from project import db, logs
-from project.api.auth import Grant, Tokens
+from project import db
+from project.auth.tokens import Grant, Tokens
 from project.config import ProductionConfig
+from project.observability import logs
 from project.tests.conftest import app_on, free_port, start_manage
 from project.tests.test_gunicorn import JSON, request, send
 

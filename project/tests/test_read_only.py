@@ -14,7 +14,7 @@ import psutil
 import pytest
 from gunicorn.workers import base
 
-from project import metrics
+from project.observability import multiprocess
 from project.servers import heartbeat
 from project.tests.conftest import (
     gunicorn_with,
@@ -50,20 +50,20 @@ needs_memfd = pytest.mark.skipif(
 def uncached_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The choice of the folder is made anew, and forgotten afterwards."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    metrics.share.cache_clear()
+    multiprocess.share.cache_clear()
     yield
-    metrics.share.cache_clear()
+    multiprocess.share.cache_clear()
 
 
 @pytest.mark.usefixtures("uncached_folder")
 def test_processes_count_for_themselves_where_no_folder_can_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(metrics, "MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(multiprocess, "MEMORY", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
 
-    assert metrics.share() is None
-    metrics.warn_of_missing_folder()
+    assert multiprocess.share() is None
+    multiprocess.warn_of_missing_folder()
 
     assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == ""
     assert [record.getMessage()[: len(MISSING)] for record in caplog.records] == [MISSING]
@@ -73,15 +73,15 @@ def test_processes_count_for_themselves_where_no_folder_can_be_written(
 def test_temporary_folder_does_where_there_is_no_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(metrics, "MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(multiprocess, "MEMORY", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    folder = metrics.share()
-    metrics.warn_of_missing_folder()
+    folder = multiprocess.share()
+    multiprocess.warn_of_missing_folder()
 
     assert folder and Path(folder).parent == tmp_path
     assert caplog.records == []
-    metrics.remove(folder, os.getpid())
+    multiprocess.remove(folder, os.getpid())
 
 
 def test_heartbeat_is_a_file_beside_the_figures_where_it_can_be() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from project.cli import compose_program
+from project.cli.development import compose_program
 from project.tests.conftest import (
     ROOT,
     free_port,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
-from project import metrics
 from project.config import ConfigError, ProductionConfig
+from project.observability import multiprocess
 from project.servers import hooks, start
 from project.servers.worker import Worker
 from project.tests.conftest import ROOT, app_on, execute, start_server
@@ -23,10 +23,10 @@ from project.tests.test_gunicorn import request, send
 def own_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The folder that the processes of a server would count in is gone afterwards."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    metrics.share.cache_clear()
+    multiprocess.share.cache_clear()
     yield
-    metrics.remove(metrics.share(), os.getpid())
-    metrics.share.cache_clear()
+    multiprocess.remove(multiprocess.share(), os.getpid())
+    multiprocess.share.cache_clear()
 
 
 @pytest.mark.usefixtures("own_figures")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from project import db
 from project.api.models import User
 from project.config import TestingConfig
-from project.statements import Statement
+from project.storage.statements import Statement
 from project.tests.conftest import app_on
 from project.tests.test_transfer import wait_for
 

@@ -23,8 +23,9 @@ from flask import Flask
 from sqlalchemy import make_url
 
 import manage
-from project import db, reader
-from project.summarizer import MAX_ATTEMPTS, Lease, Reader, Summarizer
+from project import db
+from project.summarizer import reader
+from project.summarizer.worker import MAX_ATTEMPTS, Lease, Reader, Summarizer
 from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
 from project.tests.test_pages import ANSWERS, URLS
 from project.tests.web import ARTICLES, Web, endless, http, serving
@@ -66,7 +67,7 @@ def shared_reader() -> Iterator[Reader]:
 @pytest.fixture
 def summarizer(app: Flask, shared_reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Summarizer]:
     """A worker of that application, which does not pause for long."""
-    monkeypatch.setattr("project.summarizer.PAUSE", 0.02)
+    monkeypatch.setattr("project.summarizer.worker.PAUSE", 0.02)
     with app.app_context():
         summarizer = Summarizer(db.engine, app.config)
         summarizer.reader = shared_reader
@@ -461,7 +462,7 @@ def test_command_does_what_is_there_and_counts(app: Flask, add: Callable, web: W
 def test_command_ends_with_a_signal(
     app: Flask, add: Callable, open_database: str, web: Web, signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("project.summarizer.PAUSE", 0.02)
+    monkeypatch.setattr("project.summarizer.worker.PAUSE", 0.02)
     web.answers["/signal"] = lambda connection, ended: os.kill(os.getpid(), signal.SIGTERM)
     add(f"{web.url}/signal")
 

@@ -14,13 +14,23 @@ from flask import Flask
 from prometheus_client import generate_latest
 
 import manage
-from project import cli, db, summarizer_metrics
-from project.summarizer import MAX_ATTEMPTS, Summarizer
-from project.summarizer_metrics import Backlog, SummarizerMetrics
+from project import db
+from project.cli import summaries
+from project.summarizer import metrics
+from project.summarizer.metrics import Backlog, SummarizerMetrics
+from project.summarizer.worker import MAX_ATTEMPTS, Summarizer
 from project.tests.conftest import app_on, execute, free_port, start_manage
 from project.tests.test_metrics import Samples, samples
 from project.tests.test_monitoring import AWAY, TOKEN, bearer
-from project.tests.test_summarizer import add, app, shared_reader, signals, summarizer, until, web
+from project.tests.test_summarizer import (
+    add,
+    app,
+    shared_reader,
+    signals,
+    summarizer,
+    until,
+    web,
+)
 from project.tests.web import Web
 
 __all__ = ["add", "app", "shared_reader", "signals", "summarizer", "web"]
@@ -41,7 +51,7 @@ def test_each_row_is_a_line_and_counts(
     summarizer.run_once()
 
     counted = told(summarizer.figures)
-    results = {result: counted["summaries_processed_total", result] for result in summarizer_metrics.RESULTS}
+    results = {result: counted["summaries_processed_total", result] for result in metrics.RESULTS}
     assert results == {"done": 1, "failed": 1, "pending": 1, "lost": 0}
     assert counted["summary_processing_seconds_count",] == 3
     lines = capfd.readouterr().err
@@ -85,7 +95,7 @@ def test_rows_are_not_counted_while_the_database_is_down(is_up: bool, capfd: pyt
 @contextmanager
 def metrics_server(token: str | None) -> Iterator[str]:
     """Serve the metrics of a summarizer; yield the URL."""
-    server = summarizer_metrics.serve(SummarizerMetrics(), free_port(), token)
+    server = metrics.serve(SummarizerMetrics(), free_port(), token)
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -120,13 +130,13 @@ def test_port_answers_the_scraper_alone(token: str | None, headers: dict[str, st
 def test_command_serves_its_metrics(
     app: Flask, add: Callable, web: Web, signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("project.summarizer.PAUSE", 0.02)
+    monkeypatch.setattr("project.summarizer.worker.PAUSE", 0.02)
     servers: list[WSGIServer] = []
-    serve = summarizer_metrics.serve
-    monkeypatch.setattr(cli, "serve", lambda *arguments: servers.append(serve(*arguments)))
+    serve = metrics.serve
+    monkeypatch.setattr(summaries, "serve", lambda *arguments: servers.append(serve(*arguments)))
     summarizers: list[Summarizer] = []
     monkeypatch.setattr(
-        cli, "Summarizer", lambda *arguments: summarizers.append(Summarizer(*arguments)) or summarizers[0]
+        summaries, "Summarizer", lambda *arguments: summarizers.append(Summarizer(*arguments)) or summarizers[0]
     )
     app.config |= {"SUMMARY_METRICS_PORT": free_port(), "METRICS_TOKEN": TOKEN}
     add(f"{web.url}/gone")
@@ -191,4 +201,4 @@ def test_process_tells_its_metrics_and_its_lines(add: Callable, open_database: s
         ("summary done", 1, "done", 1, None),
         ("summary failed", 2, "failed", 1, "The server answered with the status 410."),
     ]
-    assert all(row["seconds"] > 0 and row["logger"] == "project.summarizer" for row in rows)
+    assert all(row["seconds"] > 0 and row["logger"] == "project.summarizer.worker" for row in rows)

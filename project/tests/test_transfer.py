@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from psycopg2.sql import SQL, Composable
 
 import manage
-from project import db, transfer
+from project import db
 from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
 from project.tests.test_cli import invoke
+from project.transfer import readers, sessions, staging, writers
 
 HEADER = b"username,email\n"
 DATE = "2026-01-02T03:04:05Z"
@@ -134,7 +135,7 @@ CELLS = st.text(st.sampled_from("=+-@'\"\\,;.N a\u00a0"), min_size=1, max_size=8
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(names=st.lists(TEXT | CELLS, min_size=1, max_size=20), format=st.sampled_from(transfer.FORMATS))
+@given(names=st.lists(TEXT | CELLS, min_size=1, max_size=20), format=st.sampled_from(readers.FORMATS))
 def test_any_name_survives_the_way_out_and_in(
     app: Flask, open_database: str, tmp_path: Path, names: list[str], format: str
 ) -> None:
@@ -154,7 +155,7 @@ def test_large_export_is_in_pieces(app: Flask, tmp_path: Path, monkeypatch: pyte
     sent = "".join(f"user{number},user{number}@b.test\n" for number in range(10))
     assert load(app, tmp_path / "in.csv", HEADER.decode() + sent).exit_code == 0
     whole = dump(app, tmp_path / "whole.csv")
-    monkeypatch.setattr(transfer, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(writers, "CHUNK_ROWS", 3)
 
     assert dump(app, tmp_path / "pieces.csv") == whole
 
@@ -162,10 +163,10 @@ def test_large_export_is_in_pieces(app: Flask, tmp_path: Path, monkeypatch: pyte
 def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     add = "INSERT INTO users (id, username, email) SELECT n, 'a', n || '@b.test' FROM generate_series({}, {}, 2) n"
     execute(open_database, add.format(1, 19))
-    monkeypatch.setattr(transfer, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(writers, "CHUNK_ROWS", 2)
 
-    with app.app_context(), transfer.session(db.engine) as one, transfer.session(db.engine) as other:
-        pieces = transfer.export_users([one, other], "ndjson")
+    with app.app_context(), sessions.session(db.engine) as one, sessions.session(db.engine) as other:
+        pieces = writers.export_users([one, other], "ndjson")
         begun, _ = next(pieces)
         execute(open_database, add.format(2, 40))
         execute(open_database, "DELETE FROM users WHERE id > 10")
@@ -175,8 +176,8 @@ def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch:
 
 
 def test_export_that_the_database_refuses_says_why(app: Flask) -> None:
-    with app.app_context(), transfer.session(db.engine) as connection, pytest.raises(psycopg2.errors.DivisionByZero):
-        transfer.read(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
+    with app.app_context(), sessions.session(db.engine) as connection, pytest.raises(psycopg2.errors.DivisionByZero):
+        writers.read(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
 
 
 def test_export_of_nobody_is_a_header(app: Flask, tmp_path: Path) -> None:
@@ -510,7 +511,7 @@ def test_ids_follow_the_order_of_the_file(app: Flask, open_database: str, tmp_pa
 def test_bad_rows_of_a_large_file_are_found(
     app: Flask, open_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "BATCH_ROWS", 4)
+    monkeypatch.setattr(staging, "BATCH_ROWS", 4)
     sent = "".join(f"a,{'bad' if number % 5 == 0 else f'a{number}@b.test'}\n" for number in range(20))
 
     result = load(app, tmp_path / "users.csv", HEADER.decode() + sent, "--on-conflict", "skip")
@@ -528,13 +529,13 @@ def test_missing_file_and_folder_are_one_line(app: Flask, tmp_path: Path) -> Non
 def test_user_who_is_added_in_between_is_found_on_the_second_look(
     app: Flask, open_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert = transfer.Import.insert
+    insert = staging.Import.insert
 
-    def added_in_between(job: transfer.Import, statement: Composable) -> int:
+    def added_in_between(job: staging.Import, statement: Composable) -> int:
         execute(open_database, "INSERT INTO users (username, email) VALUES ('first', 'a@b.test')")
         return insert(job, statement)
 
-    monkeypatch.setattr(transfer.Import, "insert", added_in_between)
+    monkeypatch.setattr(staging.Import, "insert", added_in_between)
 
     result = load(app, tmp_path / "users.csv", HEADER + OK)
 
@@ -546,7 +547,7 @@ def test_database_that_never_agrees_is_one_line(
     app: Flask, open_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(open_database, "INSERT INTO users (username, email) VALUES ('first', 'a@b.test')")
-    monkeypatch.setattr(transfer.Import, "refused", lambda job: 0)
+    monkeypatch.setattr(staging.Import, "refused", lambda job: 0)
 
     result = load(app, tmp_path / "users.csv", HEADER + OK)
 

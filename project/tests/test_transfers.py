@@ -22,12 +22,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from project import db, transfer
+from project import db
 from project.api import transfers
 from project.tests.conftest import app_on, execute, served, start_server
 from project.tests.test_metrics import figures
 from project.tests.test_openapi import check
 from project.tests.test_transfer import wait_for
+from project.transfer import staging, writers
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FILE = "username,email\na,a@b.test\nb,b@b.test\n"
@@ -243,14 +244,14 @@ def test_scopes_are_those_of_reading_and_writing() -> None:
 def test_import_may_take_longer_than_other_calls(
     client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("project.database.REQUEST_SECONDS", 0.5)
-    merge = transfer.Import.merge
+    monkeypatch.setattr("project.storage.deadlines.REQUEST_SECONDS", 0.5)
+    merge = staging.Import.merge
 
-    def slow(job: transfer.Import, *how: object) -> transfer.Counts:
+    def slow(job: staging.Import, *how: object) -> staging.Counts:
         execute(open_database, "SELECT pg_sleep(1.5)")
         return merge(job, *how)
 
-    monkeypatch.setattr(transfer.Import, "merge", slow)
+    monkeypatch.setattr(staging.Import, "merge", slow)
 
     assert send(client, FILE).get_json()["data"]["added"] == 2
 
@@ -280,7 +281,7 @@ def pieces_of_nine(open_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         open_database, "INSERT INTO users (username, email) SELECT 'a', n || '@b.test' FROM generate_series(1, 9) n"
     )
-    monkeypatch.setattr(transfer, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(writers, "CHUNK_ROWS", 3)
 
 
 @pytest.mark.slow
@@ -300,7 +301,7 @@ def test_export_waits_longer_for_its_reader_than_other_transactions(open_databas
 def test_export_does_not_wait_for_ever_for_its_reader(
     app: Flask, open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(writers, "IDLE_SECONDS", 1)
     with app.test_request_context():
         pieces = transfers.file_of("ndjson", None)
         next(pieces)
@@ -396,12 +397,12 @@ def test_file_that_ends_too_early_is_408(client: FlaskClient, open_database: str
 def test_database_that_is_lost_before_an_export_has_begun_is_a_503(
     client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(rows: transfer.Rows, row: bytes) -> None:
+    def write(rows: writers.Rows, row: bytes) -> None:
         if not rows:
             execute(open_database, LOSE_EXPORTS)
         rows.append(row)
 
-    monkeypatch.setattr(transfer.Rows, "write", write)
+    monkeypatch.setattr(writers.Rows, "write", write)
 
     assert client.get("/users/export").status_code == 503
 

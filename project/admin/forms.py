@@ -1,0 +1,119 @@
+"""The forms and the filters of the admin pages."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from flask_admin.contrib.sqla.filters import BaseSQLAFilter
+from flask_admin.form import SecureForm
+from wtforms import BooleanField, HiddenField, StringField
+
+from project.api.payloads import NoteIn, Payload, SummaryWanted, UserIn
+from project.api.validation import InvalidPayload
+from project.http.bodies import validated
+
+ROW_ID = re.compile("[1-9][0-9]{0,17}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as people read it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None else str(value)
+
+
+def rows_chosen(given: Sequence[str]) -> list[int]:
+    """Return the ids of the rows that somebody has chosen."""
+    return [int(row) for row in given if ROW_ID.fullmatch(row)]
+
+
+class ChoiceFilter(BaseSQLAFilter):
+    """One of a few values of a column, each under a key that an address can have and with a word for people."""
+
+    def __init__(self, column: Any, name: str, choices: Sequence[tuple[str, str, Any]]) -> None:
+        super().__init__(column, name, [(key, word) for key, word, _ in choices])
+        self.values = {key: value for key, _, value in choices}
+
+    def validate(self, value: str) -> bool:
+        """Say whether the filter knows the value."""
+        return not value or value in self.values
+
+    def apply(self, query: Any, value: str, alias: Any = None) -> Any:
+        """Return the query with the filter."""
+        return query.filter(self.column == self.values[value]) if value else query
+
+    def operation(self) -> str:
+        """Return what the filter does."""
+        return "is"
+
+
+class SinceFilter(BaseSQLAFilter):
+    """The day, UTC, since which a row is there."""
+
+    data_type = "date"
+
+    def validate(self, value: str) -> bool:
+        """Say whether the value is a day."""
+        try:
+            return not value or bool(date.fromisoformat(value))
+        except ValueError:
+            return False
+
+    def apply(self, query: Any, value: str, alias: Any = None) -> Any:
+        """Return the query with the filter."""
+        if not value:
+            return query
+        since: Any = self.column
+        return query.filter(since >= datetime.combine(date.fromisoformat(value), datetime.min.time(), UTC))
+
+    def operation(self) -> str:
+        """Return what the filter does."""
+        return "since"
+
+
+class RowForm(SecureForm):
+    """A row, by the rules of the API."""
+
+    payload: type[Payload]
+    version = HiddenField()
+
+    def validate(self, extra_validators: Any = None) -> bool:
+        """Say whether the API would take this row, and tell each field what is wrong with it."""
+        valid = bool(super().validate(extra_validators))
+        members = {name: self[name].data for name in self.payload.model_fields}
+        try:
+            self.members = validated(self.payload, members, "body", InvalidPayload).members()
+        except InvalidPayload as invalid:
+            for fault in invalid.detail:
+                self[str(fault["loc"][1])].errors = [fault["msg"]]
+            return False
+        return valid
+
+
+class UserForm(RowForm):
+    """A user."""
+
+    payload = UserIn
+    username = StringField("Username")
+    email = StringField("Email address", render_kw={"inputmode": "email"})
+    active = BooleanField("Active", default=True)
+
+
+class NoteForm(RowForm):
+    """A note."""
+
+    payload = NoteIn
+    title = StringField("Title")
+    description = StringField("Description")
+
+
+class SummaryForm(RowForm):
+    """A page to summarise."""
+
+    payload = SummaryWanted
+    url = StringField("URL", render_kw={"inputmode": "url"})

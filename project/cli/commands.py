@@ -1,0 +1,57 @@
+"""The group of all commands of manage.py: each parses, makes one call and says what happened."""
+
+from typing import Any
+
+import click
+import psycopg2
+from flask import Flask
+from flask.cli import FlaskGroup
+from sqlalchemy.exc import DBAPIError
+
+from project.api.models import AccessToken, Note, Summary, User
+from project.cli.development import compose, develop, test
+from project.cli.postgres import postgres
+from project.cli.schema import create_db, recreate_db, seed_db
+from project.cli.summaries import summarize
+from project.cli.tokens import create_token, list_tokens, revoke_token
+from project.cli.transfers import export_users, import_users
+from project.extensions import db
+from project.postgres.system import PostgresError
+
+
+class Commands(FlaskGroup):
+    """The group of all commands: a database that refuses is one line and exit status 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PostgresError as error:
+            raise click.ClickException(str(error)) from error
+        except (DBAPIError, psycopg2.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            hint = (
+                ". First run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
+            )
+            raise click.ClickException(f"The database says: {str(cause).partition(chr(10))[0]}{hint}") from error
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its commands, and its shell the models."""
+    tokens = (create_token, list_tokens, revoke_token)
+    for command in (
+        create_db,
+        recreate_db,
+        seed_db,
+        import_users,
+        export_users,
+        *tokens,
+        summarize,
+        test,
+        compose,
+        develop,
+        postgres,
+    ):
+        app.cli.add_command(command)
+    models = {model.__name__: model for model in (AccessToken, Note, Summary, User)}
+    app.shell_context_processor(lambda: {"db": db, **models})

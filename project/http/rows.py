@@ -1,0 +1,158 @@
+"""The rows of a table: the statements that read and write one, and Resources that show rows as they are."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, NoReturn, TypeVar, cast
+
+from flask import abort, request
+from sqlalchemy import Text, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from project.api.models import Row
+from project.api.payloads import Id, PageQuery, Payload
+from project.api.validation import InvalidPath, fault
+from project.auth.access import READ, WRITE, scope
+from project.http.bodies import query
+from project.http.conditional import etag, expected_versions
+from project.http.errors import VersionConflict
+from project.http.pagination import Column, Listing, next_link
+from project.http.resources import Resource
+from project.http.response_headers import (
+    NewRowHeaders,
+    NextHeaders,
+    NoHeaders,
+    VersionHeaders,
+)
+from project.storage.statements import Statement
+
+#: The largest that the database has.
+LARGEST_ID = 2**63 - 1
+
+
+Out = TypeVar("Out")
+
+
+class Rows(Generic[Out]):
+    """The rows of a table, one by one. All writes heed If-Match.
+
+    shown: the columns that make a row's JSON object, in which a member that is null is left out.
+    members: those that callers choose. also: what else PUT and PATCH write.
+    missing: what the 404 says.
+    """
+
+    def __init__(
+        self,
+        table: type[Row],
+        shown: Sequence[Column],
+        members: Sequence[str],
+        missing: str,
+        also: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.members, self.missing = members, missing
+        self.names = [column.key for column in shown]
+        nullable = {column.key for column in table.__table__.columns if column.nullable}
+        self.listing = Listing(shown, keys={"id": table.id}, filters={}, sparse=bool(nullable & {*self.names}))
+
+        answered = (*shown, table.version)
+        this = table.id == bindparam("key")
+        # Any version will do where If-Match names none.
+        versions = bindparam("versions", type_=ARRAY(Text))
+        expected = (this, or_(versions.is_(None), table.version.cast(Text) == versions.any_()))
+        # A member that the caller did not send stays as it is.
+        values: dict[str, Any] = {name: func.coalesce(bindparam(name), getattr(table, name)) for name in members}
+        self.show = Statement(select(*answered).where(this))
+        self.insert = Statement(insert(table).values({name: bindparam(name) for name in members}).returning(*answered))
+        # One statement: no other writer comes in between.
+        self.update = Statement(update(table).where(*expected).values({**values, **(also or {})}).returning(*answered))
+        self.delete = Statement(delete(table).where(*expected).returning(*answered))
+
+    def get(self, row_id: int) -> tuple[Out, str]:
+        """Return a row and its version, or abort with 404."""
+        return self.answer(self.show.row(key=row_id) or self.not_there())
+
+    def add(self, members: Mapping[str, Any]) -> tuple[Out, str]:
+        """Add a row, and return it with its version."""
+        return self.answer(*self.insert.rows(**members))
+
+    def change(self, row_id: int, members: Mapping[str, Any]) -> tuple[Out, str]:
+        """Write the members of a row, and return it with its version."""
+        every = {**dict.fromkeys(self.members), **members}
+        written = self.update.row(key=row_id, versions=expected_versions(), **every)
+        return self.answer(written or self.nothing_written(row_id))
+
+    def remove(self, row_id: int) -> Out:
+        """Remove a row, and return it as it was."""
+        removed = self.delete.row(key=row_id, versions=expected_versions())
+        return self.answer(removed or self.nothing_written(row_id))[0]
+
+    def answer(self, row: tuple[Any, ...]) -> tuple[Out, str]:
+        """Return a row as the API shows it, and its version."""
+        *values, version = row
+        return cast(Out, {name: value for name, value in zip(self.names, values) if value is not None}), version
+
+    def nothing_written(self, row_id: int) -> NoReturn:
+        """Say why a write found no row to write."""
+        if self.show.row(key=row_id):
+            raise VersionConflict()
+        self.not_there()
+
+    def not_there(self) -> NoReturn:
+        """Abort with the 404."""
+        abort(404, self.missing)
+
+
+class RowList(Resource, Generic[Out]):
+    """Rows, shown as they are. Bad input is a 422."""
+
+    rows: Rows[Any]
+    invalid_input = 422
+
+    @scope(READ)
+    @query(PageQuery)
+    def get(self, asked: PageQuery) -> tuple[list[Out], Literal[200], NextHeaders]:
+        """List all, by id."""
+        found, cursor = self.rows.listing.page(asked, "id", {})
+        headers: NextHeaders = {"Link": next_link(cursor)} if cursor else {}
+        return found, 200, headers
+
+    @scope(WRITE)
+    def add(self, payload: Payload) -> tuple[Out, Literal[201], NewRowHeaders]:
+        """Add one."""
+        row, headers = self.added(payload.model_dump())
+        return row, 201, headers
+
+    def added(self, members: Mapping[str, Any]) -> tuple[Any, NewRowHeaders]:
+        """Add a row, and return it with the headers that tell of it."""
+        row, version = self.rows.add(members)
+        return row, {"Location": f"/{request.blueprint}/{row['id']}/", **etag(version)}
+
+
+class RowDetail(Resource, Generic[Out]):
+    """One row, shown as it is. Bad input is a 422, an id that is none included."""
+
+    rows: Rows[Any]
+    invalid_input = 422
+
+    @scope(READ)
+    def get(self, id: Id) -> tuple[Out, Literal[200], VersionHeaders]:
+        """Show one."""
+        row, version = self.rows.get(self.row_id(id))
+        return row, 200, etag(version)
+
+    @scope(WRITE)
+    def replace(self, payload: Payload, id: Id) -> tuple[Out, Literal[200], VersionHeaders]:
+        """Replace one."""
+        row, version = self.rows.change(self.row_id(id), payload.members())
+        return row, 200, etag(version)
+
+    @scope(WRITE)
+    def delete(self, id: Id) -> tuple[Out, Literal[200], NoHeaders]:
+        """Remove one, and show it as it was."""
+        return self.rows.remove(self.row_id(id)), 200, {}
+
+    def row_id(self, given: str) -> int:
+        """Return the id that a path names, or refuse what is none; one that no row can have is a 404."""
+        if not re.fullmatch("[1-9][0-9]*", given):
+            raise InvalidPath(fault("Must be a whole number of 1 or more.", "id", "path", "id"))
+        # Python refuses to read thousands of digits.
+        return int(given) if len(given) < 20 and int(given) <= LARGEST_ID else self.rows.not_there()

@@ -1,0 +1,166 @@
+"""The log: one line an event on standard error, as JSON for programs or in colours for people."""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any
+
+import orjson
+import psycopg2
+from flask import Flask, g, has_request_context
+from flask.globals import request_ctx
+from structlog.dev import ConsoleRenderer
+
+STANDARD_ERROR = 2
+
+
+#: Of a text that comes from elsewhere, in characters; and of an error, how many causes.
+LONGEST, MOST_CAUSES = 1000, 10
+
+
+#: What is told apart; a caller may invent others, and no log or metric is to grow by that.
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+# Colours as a whole: without their first character the rest would stay.
+CONTROL = re.compile("(?:\x1b\\[[0-9;]*m|[\x00-\x1f\x7f-\x9f\u2028\u2029])+")
+
+
+ADDRESS = re.compile(r"""[^\s"'<>()=,:;[\]]{1,64}@[^\s"'<>()=,:;[\]]+""")
+
+
+TOKEN = re.compile(r"usr_[\w-]{8,}|eyJ[\w-]+[.][\w-]+[.][\w-]*")
+
+
+#: Where Postgres begins to quote a value that it could not take.
+VALUE = re.compile('".*')
+
+
+Members = dict[str, Any]
+
+
+@lru_cache(maxsize=1024)
+def harmless(text: str) -> str:
+    """Return a text as it may stand in a log: without addresses and tokens, on one line, and not too long."""
+    text = CONTROL.sub(" ", text[:LONGEST].encode(errors="replace").decode())
+    return ADDRESS.sub("<address>", TOKEN.sub("<token>", text))
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, without the values that a database error quotes."""
+    # Postgres writes the row that it refuses into the lines after the first.
+    line = str(error).strip().partition("\n")[0]
+    if isinstance(getattr(error, "orig", error), psycopg2.DataError):
+        line = VALUE.sub('"…"', line)
+    return harmless(line)
+
+
+def trace(error: BaseException) -> str:
+    """Return an error's traceback and its causes', without values of variables."""
+    parts: list[str] = []
+    following: BaseException | None = error
+    while following and len(parts) < MOST_CAUSES:
+        kind = type(following)
+        frames = "".join(traceback.format_tb(following.__traceback__))
+        parts.insert(0, f"{frames}{kind.__module__}.{kind.__qualname__}: {one_line(following)}")
+        hidden = following.__suppress_context__
+        following = following.__cause__ or (None if hidden else following.__context__)
+    return "\nwhich led to:\n".join(parts)
+
+
+def call() -> Members:
+    """Return what names the current call: its path is not told, since it may hold anything."""
+    # Once: a name of the proxy would look for it each time.
+    known = request_ctx.request
+    method, rule = known.method, known.url_rule
+    return {
+        "request_id": g.get("request_id"),
+        "method": method if method in METHODS else "other",
+        "route": rule.rule if rule else "unknown",
+    }
+
+
+def members(record: logging.LogRecord) -> Members:
+    """Return the members of a record's line."""
+    error = record.exc_info[1] if record.exc_info else None
+    return {
+        "time": datetime.now(UTC),
+        "level": record.levelname.lower(),
+        "event": harmless(record.getMessage()),
+        "logger": record.name,
+        **(call() if has_request_context() else {}),
+        **getattr(record, "members", {}),
+        **({"exception": trace(error)} if error else {}),
+    }
+
+
+def as_json(line: Members) -> bytes:
+    """Return a line for programs."""
+    return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+
+
+@cache
+def renderer() -> Callable[[None, str, Members], str]:
+    """Return what writes a line for people."""
+    # Set apart from rich, which shows the values of variables where it is installed.
+    made: Callable[[None, str, Members], str] = ConsoleRenderer(
+        colors=sys.stderr.isatty(), timestamp_key="time", pad_event_to=0, sort_keys=False
+    )
+    return made
+
+
+def for_people(line: Members) -> bytes:
+    """Return a line for people."""
+    told = {name: value for name, value in line.items() if value is not None}
+    told["time"] = line["time"].astimezone().strftime("%H:%M:%S")
+    return f"{renderer()(None, '', told)}\n".encode()
+
+
+class Log(logging.Handler):
+    """Where every line goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.render: Callable[[Members], bytes] = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record's line."""
+        self.write(members(record))
+
+    def write(self, line: Members) -> None:
+        """Write a line, in one call, so that those of several processes do not mingle."""
+        # A log that nobody takes any more must not fail the requests.
+        with suppress(OSError):
+            os.write(STANDARD_ERROR, self.render(line))
+
+
+LOG = Log()
+
+
+def is_no_access_line(record: logging.LogRecord) -> bool:
+    """Say whether a record of Flask's development server is to be kept: its access lines quote the query."""
+    return '"%s" %s %s' not in str(record.msg)
+
+
+def start(config: Mapping[str, Any]) -> None:
+    """Make every logger of the process write lines of ours."""
+    LOG.render = for_people if config["LOG_FORMAT"] == "console" else as_json
+    logging.getLogger().addHandler(LOG)
+    logging.getLogger("project").setLevel(config["LOG_LEVEL"].upper())
+    # What a migration does.
+    logging.getLogger("alembic").setLevel(logging.INFO)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    # SQLAlchemy names the pool's logger by its class, which is ours.
+    logging.getLogger("project.storage.connections.Pool").setLevel(logging.WARNING)
+    logging.getLogger("werkzeug").addFilter(is_no_access_line)
+
+
+def init_app(app: Flask) -> None:
+    """Give the application its log."""
+    start(app.config)

@@ -1,0 +1,131 @@
+"""Exports: users out to CSV or NDJSON, as of one moment."""
+
+import re
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+
+from psycopg2 import DatabaseError, OperationalError
+from psycopg2.extensions import connection as Connection
+from psycopg2.sql import SQL, Composable, Literal
+
+from project.transfer.readers import COLUMNS, NEEDED, RUNS
+from project.transfer.sessions import execute
+
+#: Of rows that a connection of an export reads together.
+CHUNK_ROWS = 20_000
+
+
+#: How long the connections of an export may be idle in seconds, while its reader takes such a piece of some 2 MB.
+IDLE_SECONDS = 60
+
+
+DATE = SQL("replace((created_date AT TIME ZONE 'UTC')::text, ' ', 'T') || 'Z'")
+
+
+# What may need the apostrophe comes before the letters, so that most cells are spared the pattern.
+CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ {1} THEN '''' || {0} ELSE {0} END""")
+
+
+CELLS = SQL("id, {}, {}, active::text, {}").format(
+    *(CELL.format(SQL(name), Literal(f"^{RUNS}")) for name in NEEDED), DATE
+)
+
+
+OBJECT = SQL("""
+    '{{"id":' || id || ',"username":' || to_json(username)::text || ',"email":' || to_json(email)::text
+    || CASE WHEN active THEN ',"active":true' ELSE ',"active":false' END || ',"created_date":"' || {} || '"}}'
+    """).format(DATE)
+
+
+# JSON text has no control characters, so that nothing in it is ever quoted or escaped.
+RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
+
+
+WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
+
+
+# What is passed over is read, and not written.
+CHUNK = SQL(
+    "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) chunk ORDER BY id)"
+    " TO STDOUT (FORMAT csv {})"
+)
+
+
+#: The id in a row of either form, which nothing with a digit precedes.
+ID = re.compile(b"-?[0-9]+")
+
+
+class Rows(list[bytes]):
+    """Rows as COPY writes them: psycopg2 hands them over one by one."""
+
+    write = list.append
+
+
+def estimate(connection: Connection) -> int:
+    """Return about how many users there are, as the database remembers it."""
+    ((users,),) = execute(connection, "SELECT reltuples::bigint FROM pg_class WHERE oid = 'users'::regclass")
+    return max(0, int(users))
+
+
+def begin(connections: Sequence[Connection]) -> None:
+    """Let all connections see the users as of one moment."""
+    first, *others = connections
+    execute(first, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    for other in others:
+        ((snapshot,),) = execute(first, "SELECT pg_export_snapshot()")
+        execute(other, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        execute(other, "SET TRANSACTION SNAPSHOT %s", snapshot)
+    for connection in connections:
+        # There is an index by id, also for those whom the planner does not know yet.
+        execute(connection, "SET LOCAL enable_sort = off")
+        # Longer than other transactions: this one holds no row that somebody may wait for.
+        execute(connection, f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+
+
+def read(connection: Connection, statement: Composable) -> Rows:
+    """Return the rows that a COPY writes."""
+    rows = Rows()
+    try:
+        with connection.cursor() as cursor:
+            cursor.copy_expert(statement, rows)
+    except (DatabaseError, SystemError) as error:
+        # What psycopg2 says of a connection that is lost in the middle of a COPY is seldom that.
+        if connection.closed:
+            raise OperationalError("the connection was lost in the middle of a COPY") from error
+        raise
+    return rows
+
+
+def export_users(
+    connections: Sequence[Connection], format: str, active: bool | None = None
+) -> Generator[tuple[bytes, int], None, None]:
+    """Yield a file of the users in pieces, by id, each piece with the number of its users: all as of one moment.
+
+    connections: each reads a piece, side by side, and one more while the last ones are written. Then they are idle:
+    a reader who stops reading loses them, after IDLE_SECONDS. Whoever stops early closes the generator
+    first: only then does nobody use the connections any more.
+    """
+    start, shown, form = WRITERS[format]
+    chosen = SQL("true") if active is None else SQL("active = {}").format(Literal(active))
+    begin(connections)
+
+    def asked(last: int) -> list[Future[Rows]]:
+        """Let each connection read its piece of the users after this one."""
+        place = (shown, Literal(last), chosen)
+        return [
+            threads.submit(read, connection, CHUNK.format(*place, Literal(passed), Literal(CHUNK_ROWS), form))
+            for connection, passed in zip(connections, count(0, CHUNK_ROWS))
+        ]
+
+    with ThreadPoolExecutor(len(connections)) as threads:
+        coming = asked(1 - 2**63)
+        while pieces := [rows for rows in [each.result() for each in coming] if rows]:
+            coming = asked(int(ID.findall(pieces[-1][-1])[0]))
+            for rows in pieces:
+                yield start.encode() + b"".join(rows), len(rows)
+                start = ""
+    if start:
+        yield start.encode(), 0
+    for connection in connections:
+        execute(connection, "COMMIT")
