@@ -227,11 +227,10 @@ class BaseConfig:
     EMBEDDED_DATABASE = "users_dev"
 
     SQLALCHEMY_ENGINE_OPTIONS: dict[str, Any] = {
-        # A worker never has more requests in hand than threads, so none of them waits for a connection.
-        "pool_size": WEB_THREADS,
+        # Of sessions, which admin pages and imports use; each thread has a connection of its own beside it.
+        "pool_size": max(1, WEB_THREADS // 2),
+        "max_overflow": 0,
         "pool_timeout": 2,
-        # project/database.py does it, where there is something to roll back.
-        "pool_reset_on_return": None,
         "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 3,

@@ -23,7 +23,7 @@ from project.http.response_headers import NoHeaders, RetryHeaders
 from project.observability.logs import one_line
 from project.observability.metrics import Metrics
 from project.postgres.system import PostgresError
-from project.storage.deadlines import clock
+from project.storage.deadlines import watchdog
 
 health_blueprint = Blueprint("health", __name__)
 api = Api(health_blueprint)
@@ -107,7 +107,7 @@ class Asker:
 
     def ask(self) -> DatabaseState:
         """Ask the database."""
-        with clock.limit(self.connection, PATIENCE), self.connection.cursor() as cursor:
+        with watchdog.limit(self.connection, PATIENCE), self.connection.cursor() as cursor:
             cursor.execute(STATE, (list(db.metadata.tables),))
             read_only, tables_missing, has_versions = cursor.fetchone()
             if read_only:

@@ -23,7 +23,8 @@ from project.http.bodies import Method, query
 from project.http.resources import Api, Resource
 from project.http.response_headers import ExportHeaders, Served
 from project.observability.metrics import metrics
-from project.storage.deadlines import allow
+from project.storage.connections import connections
+from project.storage.deadlines import set_seconds_left
 from project.transfer import sessions, staging, writers
 from project.transfer.readers import FILES, NO_FILE
 
@@ -111,8 +112,8 @@ class UserImport(Resource):
             if monotonic() > deadline:
                 abort(408)
 
-        allow(seconds)
-        with place(), sessions.session(db.engine, seconds) as connection:
+        set_seconds_left(seconds)
+        with place(), sessions.session(connections().engine, seconds) as connection:
             job = staging.Import(connection, db.engine)
             job.stage(file, format, in_time)
             counts = job.merge(asked.on_conflict, asked.dry_run)
@@ -177,10 +178,10 @@ def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     """Yield a file of users in pieces, for as long as an export may take."""
     seconds = current_app.config["TRANSFER_TIMEOUT"]
     deadline = monotonic() + seconds
-    allow(seconds)
+    set_seconds_left(seconds)
     with (
         place(),
-        sessions.session(db.engine, seconds) as connection,
+        sessions.session(connections().engine, seconds) as connection,
         closing(writers.export_users([connection], format, active)) as pieces,
     ):
         for piece, _ in pieces:

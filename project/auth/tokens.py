@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg2
 from flask import current_app
 from sqlalchemy import bindparam, func, or_, select, update
-from sqlalchemy.exc import DBAPIError
 
 from project.api.models import PREFIX, THIS_SECOND, AccessToken
 from project.auth import limits
@@ -121,5 +121,5 @@ def note_use(token_id: int) -> None:
     """Write that the token is in use; who cannot write may read nevertheless."""
     try:
         NOTE_USE.rows(key=token_id)
-    except DBAPIError as error:
+    except psycopg2.Error as error:
         current_app.logger.info("last use of a token not noted: %s", one_line(error))

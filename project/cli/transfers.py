@@ -16,6 +16,7 @@ from project.api.payloads import OnConflict
 from project.api.representations import Fault
 from project.api.validation import InvalidFile
 from project.extensions import db
+from project.storage.connections import connections
 from project.transfer import readers, sessions, staging, writers
 
 
@@ -86,7 +87,7 @@ def import_users(file: str, chosen: str | None, dry_run: bool, on_conflict: OnCo
             bar = opened.enter_context(
                 progress_bar(*((os.path.getsize(file), "B") if file != "-" else (None, " users")))
             )
-            job = staging.Import(opened.enter_context(sessions.session(db.engine)), db.engine)
+            job = staging.Import(opened.enter_context(sessions.session(connections().engine)), db.engine)
             job.stage(data, format, lambda rows: bar.update(raw.tell() - bar.n if bar.total else rows))
             bar.set_description("writing")
             counts = job.merge(on_conflict, dry_run)
@@ -139,11 +140,12 @@ def export_users(file: str, chosen: str | None, active: str | None) -> None:
     try:
         with written(file) as data, ExitStack() as opened:
             # Two, since the time goes into Postgres's writing of the rows, and one process of it uses one core.
-            connections = [opened.enter_context(sessions.session(db.engine)) for _ in range(2)]
+            engine = connections().engine
+            readers = [opened.enter_context(sessions.session(engine)) for _ in range(2)]
             done, chosen_ones = 0, None if active is None else active == "true"
             # Its threads end before their connections do, whatever happens.
-            pieces = opened.enter_context(closing(writers.export_users(connections, format, chosen_ones)))
-            with progress_bar(writers.estimate(connections[0]), " users") as bar:
+            pieces = opened.enter_context(closing(writers.export_users(readers, format, chosen_ones)))
+            with progress_bar(writers.estimate(readers[0]), " users") as bar:
                 for piece, users in pieces:
                     data.write(piece)
                     done += users

@@ -3,17 +3,10 @@
 from typing import Any
 
 import psycopg2
+import sqlalchemy.exc
 from flask import Flask, Response, current_app, g, request
-from psycopg2.errors import UndefinedColumn, UndefinedTable, UniqueViolation
-from sqlalchemy.exc import (
-    DBAPIError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable, UniqueViolation
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import (
     HTTPException,
@@ -100,12 +93,18 @@ def invalid_input(error: InvalidInput) -> Response:
     return error_response(status, error.message, error.code, error.detail)
 
 
-def is_duplicate_email(error: IntegrityError) -> bool:
-    """Say whether the database refused an address that somebody has."""
-    return isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name
+def driver_error(error: Exception) -> Exception:
+    """Return psycopg2's error, which SQLAlchemy wraps where a session or an engine runs the statement."""
+    return getattr(error, "orig", None) or error
 
 
-def integrity_error(error: IntegrityError) -> Response:
+def is_duplicate_email(error: Exception) -> bool:
+    """Return whether the database refused an address that another user has."""
+    cause = driver_error(error)
+    return isinstance(cause, UniqueViolation) and cause.diag.constraint_name == USERS_EMAIL_KEY.name
+
+
+def integrity_error(error: Exception) -> Response:
     """Answer a writer who came second; any other constraint is there for our own mistakes."""
     if is_duplicate_email(error):
         return error_response(400, *EMAIL_EXISTS)
@@ -114,7 +113,7 @@ def integrity_error(error: IntegrityError) -> Response:
 
 def kind(error: Exception) -> str:
     """Return what a failure of the database is called: psycopg2's or SQLAlchemy's name for it."""
-    return type(getattr(error, "orig", None) or error).__name__
+    return type(driver_error(error)).__name__
 
 
 def database_error(error: Exception) -> Response:
@@ -124,18 +123,19 @@ def database_error(error: Exception) -> Response:
     return http_error(ServiceUnavailable(retry_after=1))
 
 
-def odd_database_error(error: DBAPIError) -> Response:
+def odd_database_error(error: Exception) -> Response:
     """Answer for a database that has become read-only or lacks a migration; any other such error is our mistake."""
-    if isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
+    cause = driver_error(error)
+    if isinstance(cause, (UndefinedColumn, UndefinedTable)):
         current_app.logger.error("the database lacks a migration: run python manage.py db upgrade")
-    elif not error.connection_invalidated:
+    elif not isinstance(cause, ReadOnlySqlTransaction):
         raise error
     return database_error(error)
 
 
 def log_exception(error: Any) -> None:
     """Log what nobody has foreseen; Flask's own words for it have the path in them."""
-    if isinstance(error[1], SQLAlchemyError):
+    if isinstance(error[1], (SQLAlchemyError, psycopg2.Error)):
         metrics().db_errors.labels(kind(error[1])).inc()
     current_app.logger.error("unhandled exception", exc_info=error)
 
@@ -147,9 +147,11 @@ def init_app(app: Flask) -> None:
     app.after_request(send_request_id)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(InvalidInput, invalid_input)
-    app.register_error_handler(IntegrityError, integrity_error)
-    driver_failures = (psycopg2.OperationalError, psycopg2.InterfaceError)
-    for database_failure in (OperationalError, InterfaceError, PoolTimeout, *driver_failures):
-        app.register_error_handler(database_failure, database_error)
-    for perhaps in (InternalError, ProgrammingError):
-        app.register_error_handler(perhaps, odd_database_error)
+    # Single statements raise psycopg2's errors, sessions SQLAlchemy's of the same names.
+    for errors in (psycopg2, sqlalchemy.exc):
+        app.register_error_handler(errors.IntegrityError, integrity_error)
+        app.register_error_handler(errors.OperationalError, database_error)
+        app.register_error_handler(errors.InterfaceError, database_error)
+        app.register_error_handler(errors.InternalError, odd_database_error)
+        app.register_error_handler(errors.ProgrammingError, odd_database_error)
+    app.register_error_handler(PoolTimeout, database_error)

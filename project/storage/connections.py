@@ -1,205 +1,184 @@
-"""How long a request may use the database, and what becomes of connections that are lost.
+"""Connections to Postgres: each thread's own for single statements, beside SQLAlchemy's pool for sessions.
 
-Everything here hangs on the events of the engine's pool, so that nobody who uses the engine can pass it by.
+A thread's own connection costs less than any pool: nothing is taken out and given back. All of it stands on what
+SQLAlchemy and psycopg2 document.
 """
 
+import os
 import select
 import threading
 import time
-from collections import deque
-from contextlib import suppress
 from typing import Any
 
 from flask import Flask, current_app, g, has_request_context
 from psycopg2.errors import ReadOnlySqlTransaction
-from sqlalchemy import (
-    Connection,
-    Engine,
-    PoolProxiedConnection,
-    PoolResetState,
-    QueuePool,
-    event,
-)
+from sqlalchemy import Engine, NullPool, PoolProxiedConnection, QueuePool, create_engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import InvalidatePoolError
 
-from project.observability.metrics import metrics
-from project.storage.deadlines import allow, clock, seconds_left, socket_of
+from project.observability.metrics import Metrics
+from project.storage.deadlines import check_deadline, seconds_left, set_seconds_left, socket_inode, watchdog
 
-#: How long to connect to each of several hosts.
-SECONDS_PER_HOST = 2
+#: How long to connect to each of several hosts, which libpq tries one after the other.
+HOST_SECONDS = 2
 
 
-def connecting(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
-    """Bound the time for each of several hosts, which libpq tries one after the other, and note when it begins."""
+class Pool(QueuePool):
+    """A pool that counts how long callers wait while all connections that it keeps are in use."""
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection."""
+        waits = self.checkedout() >= self.size()
+        began = time.perf_counter()
+        try:
+            return super().connect()
+        finally:
+            if waits and current_app:
+                metrics: Metrics = current_app.extensions["metrics"]
+                metrics.pool_wait.observe(time.perf_counter() - began)
+
+
+class ThreadConnection:
+    """The connection of one thread, in autocommit, with what is known of it."""
+
+    def __init__(self, connection: Any, generation: int) -> None:
+        self.connection = connection
+        self.generation = generation
+        self.process = os.getpid()
+        self.inode = socket_inode(connection)
+        self.cursor = connection.cursor()
+        self.prepared: set[str] = set()
+        self.news = select.poll()
+        self.news.register(connection, select.POLLIN)
+        self.cursor.execute("SELECT pg_backend_pid()")
+        # Behind a pooler the backend is another than the one that the connection began with, and perhaps another next
+        # time: what is prepared on it would meet other clients.
+        self.is_direct = self.cursor.fetchone() == (connection.info.backend_pid,)
+
+    def is_usable(self, generation: int) -> bool:
+        """Return whether the connection is this process's, and neither closed nor outdated.
+
+        A server speaks only when it is asked: whatever can be read from an idle connection says that it is gone.
+        """
+        current = self.generation == generation and self.process == os.getpid()
+        return current and not self.connection.closed and not self.news.poll(0)
+
+
+class Connections:
+    """The connections of an application that are not the pool's."""
+
+    def __init__(self, engine: Engine) -> None:
+        #: Opens a connection each time that it is asked, and closes it when it is given back.
+        self.engine = engine
+        self.generation = 0
+        self.kept = threading.local()
+
+    def of_thread(self) -> ThreadConnection:
+        """Return the connection of this thread, a new one where there is none that can be used."""
+        connection: ThreadConnection | None = getattr(self.kept, "connection", None)
+        if connection is None or not connection.is_usable(self.generation):
+            opened = self.engine.raw_connection()
+            raw = opened.driver_connection
+            # It is closed with its thread, or when another takes its place.
+            opened.detach()
+            connection = self.kept.connection = ThreadConnection(raw, self.generation)
+        return connection
+
+    def replace_all(self) -> None:
+        """Let each thread open a new connection before its next statement: another host may be the primary by now."""
+        self.generation += 1
+
+
+def connections() -> Connections:
+    """Return the connections of the current application."""
+    found: Connections = current_app.extensions["connections"]
+    return found
+
+
+def before_connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+    """Bound the time for each of several hosts, and note when the connecting begins."""
     if "," in parameters.get("host", ""):
-        parameters["connect_timeout"] = SECONDS_PER_HOST
-    if has_request_context() and seconds_left() <= 0:
-        # Whoever goes on where the database did not answer in time.
-        raise PoolTimeout("The time that a request has with the database is over.")
+        parameters["connect_timeout"] = HOST_SECONDS
+    check_deadline()
     record.info["since"] = time.monotonic()
 
 
-def connected(connection: Any, record: Any) -> None:
-    """Note its socket, and count the time it took."""
-    record.info["socket"] = socket_of(connection)
+def on_connect(connection: Any, record: Any) -> None:
+    """Note the connection's socket, and take the time that it took from the request's."""
+    record.info["inode"] = socket_inode(connection)
     if has_request_context():
-        allow(seconds_left() - (time.monotonic() - record.info["since"]))
+        set_seconds_left(seconds_left() - (time.monotonic() - record.info["since"]))
 
 
-def checked_out(connection: Any, record: Any, proxy: Any) -> None:
-    """Refuse a connection that the database has closed, and set the clock for a request.
-
-    A server speaks only when it is asked: whatever can be read from an idle connection, its end or a last word,
-    says that it is gone. The pool then drops all it has, and connects anew.
-    """
+def on_checkout(connection: Any, record: Any, proxy: Any) -> None:
+    """Refuse a connection that the database has closed, and hold the others to the request's deadline."""
     # Not a new one: the pool gives up after two that are refused.
     if record.info.pop("idle", False) and has_news(connection):
         raise InvalidatePoolError()
     if has_request_context():
         record.info["request"] = g._get_current_object()
-        clock.start(connection, seconds_left(), record.info["socket"])
+        watchdog.start(connection, seconds_left(), record.info["inode"])
 
 
-def given_back(connection: Any, record: Any) -> None:
-    """Stop the clock, and note what is left to the request."""
+def on_checkin(connection: Any, record: Any) -> None:
+    """Leave the connection alone, and note what is left to the request."""
     if request := record.info.pop("request", None):
-        request.database_seconds = clock.stop(connection)
+        request.database_seconds = watchdog.stop(connection)
     record.info["idle"] = True
 
 
 def has_news(connection: Any) -> bool:
-    """Say whether there is something to read from a connection, or it is gone."""
-    look = select.poll()
-    look.register(connection, select.POLLIN)
-    return bool(look.poll(0))
+    """Return whether there is something to read from a connection, or it is gone."""
+    news = select.poll()
+    news.register(connection, select.POLLIN)
+    return bool(news.poll(0))
 
 
-def begin(connection: Connection) -> None:
-    """Begin a transaction also where single statements have left the connection in autocommit."""
-    raw: Any = connection.connection.driver_connection
-    if raw.autocommit and connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        raw.autocommit = False
+def count_sessions(engine: Engine, metrics: Metrics) -> None:
+    """Show how many connections of the pool are in use."""
 
+    def on_checkout(connection: Any, record: Any, proxy: Any) -> None:
+        record.info["counted"] = True
+        metrics.checked_out.inc()
 
-def reset(connection: Any, record: Any, state: PoolResetState) -> None:
-    """Roll back what a connection that is given back has begun, if anything.
+    def on_checkin(connection: Any, record: Any) -> None:
+        if record.info.pop("counted", False):
+            metrics.checked_out.dec()
 
-    SQLAlchemy would do it each time, and psycopg2 then lets other threads take their turn for nothing.
-    """
-    if not (state.transaction_was_reset or connection.autocommit):
-        connection.rollback()
-
-
-class Pool(QueuePool):
-    """A pool that tells how long callers wait, and lets single statements hand connections on to each other.
-
-    SQLAlchemy makes three objects each time that a connection is taken out and given back: a fifth of the CPU of
-    `GET /users/1`. What is handed on stays taken out for SQLAlchemy, but the events are the same, and whoever needs
-    a connection otherwise gets it.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.handed_on: deque[Connection] = deque()
-        #: One entry for each caller who is at the pool.
-        self.callers: deque[None] = deque()
-        self.telling = threading.Lock()
-
-    def connect(self) -> PoolProxiedConnection:
-        """Return a connection."""
-        self.callers.append(None)
-        began = time.perf_counter()
-        waits = self.checkedout() >= self.size()
-        try:
-            self.let_go()
-            return super().connect()
-        finally:
-            self.callers.pop()
-            self.tell()
-            if waits and current_app:
-                metrics().pool_wait.observe(time.perf_counter() - began)
-
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        """Take a connection back, or the place of one that is detached, of which no event tells."""
-        super()._do_return_conn(record)
-        self.tell()
-
-    def tell(self) -> None:
-        """Show how many connections are in use."""
-        if current_app:
-            # Else the last to show it would not be the last to look.
-            with self.telling:
-                metrics().checked_out.set(self.checkedout())
-
-    def take(self, engine: Engine) -> Connection:
-        """Return a connection of the engine that a statement has handed on, or else one that is in autocommit."""
-        try:
-            connection = self.handed_on.pop()
-        except IndexError:
-            connection = engine.connect()
-            raw: Any = connection.connection.driver_connection
-            # It stays so until somebody begins a transaction: to set it makes other threads take their turn.
-            if not raw.autocommit:
-                raw.autocommit = True
-            return connection
-        line: Any = connection.connection
-        record = line._connection_record
-        try:
-            if record.starttime < self._invalidate_time:
-                raise InvalidatePoolError()
-            self.dispatch.checkout(line.dbapi_connection, record, line)
-        except DisconnectionError:
-            # The pool finds the same when it is asked, and drops all it has.
-            connection.close()
-            return self.take(engine)
-        self.tell()
-        return connection
-
-    def hand_on(self, connection: Connection) -> None:
-        """Keep a connection, with nothing begun on it, for the next statement."""
-        line: Any = connection.connection
-        self.dispatch.checkin(line.dbapi_connection, line._connection_record)
-        self.handed_on.append(connection)
-        # In this order: who comes to the pool just now sees it, or is seen.
-        if self.callers or self.overflow() > 0:
-            self.let_go()
-        self.tell()
-
-    def let_go(self) -> None:
-        """Give a connection that was handed on back to the pool, if there is one."""
-        with suppress(IndexError):
-            self.handed_on.pop().close()
-
-    def checkedout(self) -> int:
-        """Return how many connections are in use."""
-        return super().checkedout() - len(self.handed_on)
-
-    def dispose(self) -> None:
-        """Close all connections that are not in use."""
-        while self.handed_on:
-            self.let_go()
-        super().dispose()
-
-
-def drop_read_only(context: ExceptionContext) -> None:
-    """Drop all connections where one leads to a database that has become a standby: the next may find the primary."""
-    if isinstance(context.original_exception, ReadOnlySqlTransaction):
-        context.is_disconnect = True
+    event.listen(engine, "checkout", on_checkout)
+    event.listen(engine, "checkin", on_checkin)
 
 
 def init_app(app: Flask, engine: Engine) -> None:
-    """Hold the application's engine to the limits, and start the embedded server where it is used."""
-    if postgres := app.config["EMBEDDED_POSTGRES"]:
-        event.listen(engine, "do_connect", lambda *connection: postgres.start())
-    event.listen(engine, "do_connect", connecting)
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "checkout", checked_out)
+    """Give the application its connections, and hold those of the pool to the deadline of a request."""
+    options: dict[str, Any] = app.config["SQLALCHEMY_ENGINE_OPTIONS"]
+    unpooled = create_engine(
+        engine.url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        connect_args=options.get("connect_args", {}),
+    )
+    kept = app.extensions["connections"] = Connections(unpooled)
+    postgres = app.config["EMBEDDED_POSTGRES"]
+
+    def start_postgres(*connecting: Any) -> None:
+        if postgres:
+            postgres.start()
+
+    def on_error(context: ExceptionContext) -> None:
+        """Drop all connections where one leads to a database that has become a standby."""
+        if isinstance(context.original_exception, ReadOnlySqlTransaction):
+            context.is_disconnect = True
+            kept.replace_all()
+
+    for either in (engine, unpooled):
+        event.listen(either, "do_connect", start_postgres)
+        event.listen(either, "do_connect", before_connect)
+        event.listen(either, "connect", on_connect)
+    event.listen(engine, "checkout", on_checkout)
     # One that is lost is closed first, and then given back as nothing.
-    event.listen(engine, "close", given_back)
-    event.listen(engine, "checkin", given_back)
-    event.listen(engine, "begin", begin)
-    event.listen(engine, "reset", reset)
-    event.listen(engine, "handle_error", drop_read_only)
+    event.listen(engine, "close", on_checkin)
+    event.listen(engine, "checkin", on_checkin)
+    event.listen(engine, "handle_error", on_error)
+    count_sessions(engine, app.extensions["metrics"])

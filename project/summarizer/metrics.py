@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from project.api.models import Summary
 from project.observability.logs import one_line
-from project.storage.deadlines import clock
+from project.storage.deadlines import watchdog
 
 log = getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Backlog(Collector):
             return
         try:
             with self.engine.connect() as connection:
-                with clock.limit(connection.connection.driver_connection, COUNT_SECONDS):
+                with watchdog.limit(connection.connection.driver_connection, COUNT_SECONDS):
                     pending, due = connection.execute(COUNT).one()
         except (DBAPIError, PoolTimeout) as error:
             log.warning("metrics: %s", one_line(error))

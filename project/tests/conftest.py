@@ -31,6 +31,7 @@ from project import create_app, db
 from project.api import health
 from project.api.models import User
 from project.config import VAR, TestingConfig
+from project.storage.statements import Statement
 from project.tests.utils import add_user
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +240,20 @@ def send_on_and_on(client: socket.socket) -> int:
             client.sendall(bytes(64 * 1024))
             sent += 64 * 1024
     return sent
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The single statements that have run, as SQL."""
+    ran: list[str] = []
+    rows = Statement.rows
+
+    def remember(statement: Statement, **parameters: object) -> list[tuple]:
+        ran.append(statement.sql)
+        return rows(statement, **parameters)
+
+    monkeypatch.setattr(Statement, "rows", remember)
+    return ran
 
 
 def free_port() -> int:

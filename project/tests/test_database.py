@@ -14,7 +14,8 @@ from sqlalchemy.exc import OperationalError
 from project import db
 from project.config import ProductionConfig
 from project.storage import deadlines
-from project.storage.deadlines import Clock, socket_of
+from project.storage.connections import connections
+from project.storage.deadlines import Watchdog, socket_inode
 from project.tests.conftest import app_on, execute, free_port, no_thread
 
 ADA = {"username": "ada", "email": "ada@example.org"}
@@ -36,8 +37,7 @@ def app(open_database: str) -> Iterator[Flask]:
 
     @app.get("/read-only")
     def read_only() -> str:
-        db.session.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
-        db.session.commit()
+        connections().of_thread().cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
         return "done"
 
     @app.get("/hang")
@@ -56,7 +56,7 @@ def app(open_database: str) -> Iterator[Flask]:
 
     @app.get("/patient")
     def patient() -> str:
-        deadlines.allow(60)
+        deadlines.set_seconds_left(60)
         db.session.execute(text("SELECT pg_sleep(0.3)"))
         db.session.rollback()
         return str(deadlines.seconds_left())
@@ -68,7 +68,7 @@ def app(open_database: str) -> Iterator[Flask]:
 
 def fill_pool(app: Flask) -> None:
     """Open as many connections as the pool keeps."""
-    size = ProductionConfig.WEB_THREADS
+    size = ProductionConfig.SQLALCHEMY_ENGINE_OPTIONS["pool_size"]
     barrier = Barrier(size)
 
     def ask() -> None:
@@ -86,7 +86,7 @@ def test_connections_that_the_database_closed_cost_no_request(app: Flask, open_d
 
     answers = [app.test_client().get("/users").status_code for _ in range(10)]
 
-    assert closed >= (ProductionConfig.WEB_THREADS,)
+    assert closed >= (ProductionConfig.SQLALCHEMY_ENGINE_OPTIONS["pool_size"],)
     assert answers == [200] * 10
 
 
@@ -129,17 +129,17 @@ def test_commands_take_the_time_they_need(app: Flask, monkeypatch: pytest.Monkey
         assert db.session.scalar(text("SELECT 1 FROM pg_sleep(0.5)")) == 1
 
 
-def test_clock_cuts_what_is_late_and_nothing_else(open_database: str) -> None:
-    clock = Clock()
+def test_watchdog_shuts_down_what_is_late_and_nothing_else(open_database: str) -> None:
+    watchdog = Watchdog()
     late, returned, early, gone, replaced = connections = [psycopg2.connect(open_database) for _ in range(5)]
     for connection in connections:
-        clock.start(connection, 60 if connection is early else -1, socket_of(connection))
-    clock.stop(returned)
+        watchdog.start(connection, 60 if connection is early else -1, socket_inode(connection))
+    watchdog.stop(returned)
     gone.close()
     # What happens where libpq lets go of a socket, and its number becomes another's.
     os.dup2(early.fileno(), replaced.fileno())
 
-    clock.cut()
+    watchdog.check()
 
     with pytest.raises(psycopg2.OperationalError):
         late.cursor().execute("SELECT 1")
@@ -149,16 +149,16 @@ def test_clock_cuts_what_is_late_and_nothing_else(open_database: str) -> None:
         connection.close()
 
 
-def test_clock_that_finds_no_thread_is_started_by_the_next_request(
+def test_watchdog_that_finds_no_thread_is_started_by_the_next_request(
     open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, connection = Clock(), psycopg2.connect(open_database)
+    watchdog, connection = Watchdog(), psycopg2.connect(open_database)
     with monkeypatch.context() as full:
         full.setattr(Thread, "start", no_thread)
         with pytest.raises(RuntimeError):
-            clock.start(connection, 60, socket_of(connection))
+            watchdog.start(connection, 60, socket_inode(connection))
 
-    with clock.limit(connection, 0.1), pytest.raises(psycopg2.OperationalError):
+    with watchdog.limit(connection, 0.1), pytest.raises(psycopg2.OperationalError):
         connection.cursor().execute("SELECT pg_sleep(5)")
     connection.close()
 

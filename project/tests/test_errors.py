@@ -140,11 +140,13 @@ def test_database_that_is_away_is_a_503() -> None:
 def test_full_pool_is_a_503(open_database: str) -> None:
     options = {**BaseConfig.SQLALCHEMY_ENGINE_OPTIONS, "pool_size": 1, "max_overflow": 0, "pool_timeout": 0.1}
     app = app_on(open_database, SQLALCHEMY_ENGINE_OPTIONS=options)
+    app.add_url_rule("/session", view_func=lambda: str(db.session.scalar(text("SELECT 1"))))
 
     with app.app_context():
         with db.engine.connect():
-            assert app.test_client().get("/users").status_code == 503
-        assert app.test_client().get("/users").status_code == 200
+            assert app.test_client().get("/session").status_code == 503
+            assert app.test_client().get("/users").status_code == 200
+        assert app.test_client().get("/session").status_code == 200
         db.engine.dispose()
 
 

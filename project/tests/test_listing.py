@@ -14,11 +14,13 @@ import orjson
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from project import db
 from project.api.models import User
 from project.config import ProductionConfig
+from project.storage.connections import ThreadConnection
+from project.storage.statements import Statement
 from project.tests.conftest import app_on, execute, mostly_slow
 
 SORTS = ["id", "username", "email", "created_date"]
@@ -243,16 +245,16 @@ def planned(make_database: Callable[[], str]) -> Iterator[Callable[[str], str]]:
 
     def plan(query: str) -> str:
         statements = []
-        with app.app_context():
-            engine = db.engine
+        run = Statement.run
 
-            @event.listens_for(engine, "before_cursor_execute", retval=False)
-            def remember(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-                if "FROM users" in statement:
-                    statements.append(cursor.mogrify(statement, parameters).decode())
+        def remember(statement: Statement, own: ThreadConnection, parameters: dict[str, Any]) -> None:
+            if "FROM users" in statement.sql:
+                statements.append(own.cursor.mogrify(statement.sql, {**statement.constants, **parameters}).decode())
+            run(statement, own, parameters)
 
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Statement, "run", remember)
             assert app.test_client().get(f"/users?{query}").status_code == 200
-            event.remove(engine, "before_cursor_execute", remember)
         return json.dumps(execute(url, f"EXPLAIN (FORMAT JSON) {statements[0]}")[0][0])
 
     plan.app = app

@@ -24,6 +24,7 @@ from psycopg2.sql import SQL, Composable
 
 import manage
 from project import db
+from project.storage.connections import connections
 from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
 from project.tests.test_cli import invoke
 from project.transfer import readers, sessions, staging, writers
@@ -165,7 +166,9 @@ def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch:
     execute(open_database, add.format(1, 19))
     monkeypatch.setattr(writers, "CHUNK_ROWS", 2)
 
-    with app.app_context(), sessions.session(db.engine) as one, sessions.session(db.engine) as other:
+    with app.app_context(), sessions.session(connections().engine) as one, sessions.session(
+        connections().engine
+    ) as other:
         pieces = writers.export_users([one, other], "ndjson")
         begun, _ = next(pieces)
         execute(open_database, add.format(2, 40))
@@ -176,7 +179,9 @@ def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch:
 
 
 def test_export_that_the_database_refuses_says_why(app: Flask) -> None:
-    with app.app_context(), sessions.session(db.engine) as connection, pytest.raises(psycopg2.errors.DivisionByZero):
+    with app.app_context(), sessions.session(connections().engine) as connection, pytest.raises(
+        psycopg2.errors.DivisionByZero
+    ):
         writers.read(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
 
 

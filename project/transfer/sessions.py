@@ -1,37 +1,36 @@
 """Database sessions of imports and exports."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.sql import Composable
 from sqlalchemy import Engine
 
-from project.storage.deadlines import clock
+from project.storage.deadlines import watchdog
 
 
 @contextmanager
 def session(engine: Engine, seconds: int = 0) -> Iterator[Connection]:
-    """Yield a database connection of its own, closed in the end: a transfer leaves nothing behind in the pool.
+    """Yield a database connection of its own, closed in the end: a transfer leaves nothing behind on another.
 
-    seconds: how long a statement may take, 0 for no limit.
+    engine: one without a pool, whose connections are in autocommit. seconds: how long a statement may take, and all
+    that is done here, 0 for no limit.
     """
-    pooled = engine.raw_connection()
-    connection: Any = pooled.driver_connection
-    pooled.detach()
+    opened = engine.raw_connection()
+    connection: Any = opened.driver_connection
+    opened.detach()
     try:
-        connection.autocommit = True
         execute(connection, "SELECT set_config('statement_timeout', %s, false)", f"{seconds}s")
         # Longer than the 10 s after which a transaction ends in which nothing happens: no other holds a row longer.
         execute(connection, "SET lock_timeout = '15s'")
         # The server notices in the middle of a statement that this process was killed. Old servers do not know how.
         name = "client_connection_check_interval"
         execute(connection, "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = %s", name)
-        yield connection
+        with watchdog.limit(connection, seconds) if seconds else nullcontext():
+            yield connection
     finally:
-        # The pool, which would do it, knows nothing of this connection any more.
-        clock.stop(connection)
         connection.close()
 
 
