@@ -15,9 +15,9 @@ from flask import Blueprint, Flask, current_app, g
 from sqlalchemy import Engine
 from werkzeug.exceptions import ServiceUnavailable
 
-from project.api.representations import DatabaseState, Healthy, Unhealthy
+from project.api.representations import DatabaseState, Healthy, Unhealthy, error_body
 from project.extensions import db
-from project.http.errors import error_body, in_our_words
+from project.http.errors import in_our_words
 from project.http.resources import Api, Resource
 from project.http.response_headers import NoHeaders, RetryHeaders
 from project.observability.logs import one_line

@@ -36,6 +36,20 @@ class Error(TypedDict):
     request_id: Annotated[str, Field(description="The request's id, as in the header `X-Request-ID`.")]
 
 
+def error_body(status: int, message: str, code: str, request_id: str, detail: list[Fault] | None = None) -> Error:
+    """Return the one error body.
+
+    detail: a list of {loc, msg, type} where members of the input are at fault, by default the message.
+    """
+    return {
+        "status": "fail" if status < 500 else "error",
+        "message": message,
+        "code": code,
+        "detail": detail or message,
+        "request_id": request_id,
+    }
+
+
 class Message(TypedDict):
     """That it went well."""
 

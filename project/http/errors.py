@@ -16,7 +16,7 @@ from werkzeug.exceptions import (
 )
 
 from project.api.models import USERS_EMAIL_KEY
-from project.api.representations import Error, Fault
+from project.api.representations import Fault, error_body
 from project.api.validation import InvalidInput
 from project.http.instrumentation import choose_request_id, send_request_id
 from project.http.resources import json_response
@@ -49,20 +49,6 @@ class VersionConflict(PreconditionFailed):
 
     name = "Version conflict"
     description = "Somebody has written this in between. Get it again, and decide anew."
-
-
-def error_body(status: int, message: str, code: str, request_id: str, detail: list[Fault] | None = None) -> Error:
-    """Return the one error body.
-
-    detail: a list of {loc, msg, type} where members of the input are at fault, by default the message.
-    """
-    return {
-        "status": "fail" if status < 500 else "error",
-        "message": message,
-        "code": code,
-        "detail": detail or message,
-        "request_id": request_id,
-    }
 
 
 def error_response(

@@ -5,10 +5,9 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from project.api.representations import Error, Fault
+from project.api.representations import Error, Fault, error_body
 from project.api.validation import InvalidInput, fault
 from project.auth.access import TokenNeeded
-from project.http.errors import error_body
 from project.http.instrumentation import SANE_REQUEST_ID
 
 Json = dict[str, Any]

@@ -18,7 +18,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from project.api.representations import Error
+from project.api.representations import Error, error_body
 from project.api.validation import (
     InvalidFile,
     InvalidPath,
@@ -27,7 +27,7 @@ from project.api.validation import (
 )
 from project.auth.access import ANY, ScopeNeeded, TokenNeeded, in_full, is_open
 from project.auth.limits import UNLIMITED_PATHS
-from project.http.errors import EMAIL_EXISTS, VersionConflict, error_body, in_our_words
+from project.http.errors import EMAIL_EXISTS, VersionConflict, in_our_words
 from project.http.resources import Resource
 from project.http.response_headers import NoHeaders, Served
 from project.openapi.components import (

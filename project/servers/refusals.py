@@ -12,7 +12,7 @@ from gunicorn.http.errors import (
     ParseException,
 )
 
-from project.http.errors import error_body
+from project.api.representations import error_body
 
 #: What is not HTTP, or not within the limits; the first class that fits decides.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (

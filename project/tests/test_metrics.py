@@ -272,6 +272,14 @@ def test_every_worker_tells_the_figures_of_all(either_server: str) -> None:
     assert {asked() for _ in range(20)} == {before + 40}
 
 
+def test_settings_of_gunicorn_choose_the_folder_before_the_library_looks_for_one() -> None:
+    code = "import runpy, sys; runpy.run_path('gunicorn.conf.py'); print('prometheus_client' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.slow
 def test_gunicorn_leaves_no_folder_behind_and_replaces_a_worker(open_database: str, tmp_path: Path) -> None:
     others = {process.pid for process in psutil.Process().children()}
