@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 
 def version() -> str:
     """Return the version that the service tells of itself."""
-    return re.findall(r'^VERSION = "(.+)"$', (ROOT / "project/config.py").read_text(), re.MULTILINE)[0]
+    return re.findall(r'^VERSION = "(.+)"$', (ROOT / "project/version.py").read_text(), re.MULTILINE)[0]
 
 
 def notes(tag: str) -> str:
     """Return the section of the changelog; fail where the tag names no version that has one."""
     if tag != f"v{version()}":
-        sys.exit(f"The tag {tag} is not v{version()}, the version in project/config.py.")
+        sys.exit(f"The tag {tag} is not v{version()}, the version in project/version.py.")
     sections = re.split(r"^## \[(.+?)\].*$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     found = dict(zip(sections[1::2], sections[2::2], strict=True)).get(version(), "").strip()
     if not found:

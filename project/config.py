@@ -13,8 +13,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from project.postgres.server import Server
+from project.version import VERSION
 
-VERSION = "0.1.0"
 # A convenience outside production. In production complete() takes it away, so that it never signs anything.
 KNOWN_SECRET_KEY = "my_precious"
 #: In bytes: with less, somebody could find the key by trying, and sign a session of the admin pages.

@@ -16,17 +16,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from project.api.representations import Fault
 
 HTTP_URL = TypeAdapter(AnyHttpUrl)
-
-
 HTTP_URL_PATTERN = r"(?i:https?)://[^\s\\]+"
-
-
 # Control characters, and the halves of surrogate pairs, which JSON can write though no text holds them.
 SURROGATES = re.compile("[\ud800-\udfff]")
-
-
 UNPRINTABLE = re.compile(f"[\x00-\x1f\x7f-\x9f]|{SURROGATES.pattern}")
-
 
 # What most addresses are like. email-validator takes them too, at 17 µs; what is odd in any way is left to it.
 PLAIN_ADDRESS = re.compile(
@@ -34,7 +27,6 @@ PLAIN_ADDRESS = re.compile(
     r"(?=[^@]{1,64}@)(?!.*[a-z0-9-]{64})" r"[a-z0-9_+-]+(?:\.[a-z0-9_+-]+)*@(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]+",
     re.ASCII | re.IGNORECASE,
 )
-
 
 #: What callers read for the errors that pydantic finds by itself.
 MESSAGES = {
@@ -51,11 +43,8 @@ MESSAGES = {
     "literal_error": "Must be one of {expected}.",
 }
 
-
 #: A body of 64 KiB has room for thousands of unknown members; naming the first of them will do.
 MOST_ERRORS = 50
-
-
 #: More than any payload has, also in its texts. Python's parser recurses for each, up to a limit of its version's.
 MOST_BRACKETS = 200
 

@@ -39,7 +39,6 @@ MESSAGES = {
     503: "The database is not available at the moment.",
 }
 
-
 #: The message and the code for whoever wants an address that somebody has.
 EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
 

@@ -27,8 +27,6 @@ from project.storage.statements import Statement
 
 #: The largest that the database has.
 LARGEST_ID = 2**63 - 1
-
-
 Out = TypeVar("Out")
 
 

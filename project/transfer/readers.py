@@ -23,34 +23,17 @@ from project.api.validation import (
 #: The files that are taken and given, by their media types.
 FILES = {"application/x-ndjson": "ndjson", "text/csv": "csv"}
 NO_FILE = "The body must be NDJSON or CSV, with the Content-Type application/x-ndjson or text/csv, and not compressed."
-
-
 FORMATS = tuple(FILES.values())
-
-
 COLUMNS = tuple(UserOut.__annotations__)
-
-
 NEEDED = ("username", "email")
-
-
 #: Of one row, in bytes: what the API takes for a user.
 MOST_BYTES = 64 * 1024
-
-
 # What makes a spreadsheet run a cell, behind apostrophes or none: one apostrophe more makes it text, and what import
 # takes away again is exactly what export has added.
 RUNS = "'*[=+@\t\r\n-]"
-
-
 RUN = re.compile(RUNS)
-
-
 MADE_TEXT = re.compile(f"'{RUNS}")
-
-
 BOOLEANS = {"true": True, "false": False}
-
 
 #: What Python's csv module says, in our words.
 CSV_ERRORS = {

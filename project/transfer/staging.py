@@ -17,16 +17,10 @@ from project.transfer.readers import READERS, Lines, Row
 from project.transfer.sessions import counted, execute
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
-
-
 #: Of rows that are validated and staged together; a row is some 100 bytes, but may have MOST_BYTES.
 BATCH_ROWS, BATCH_BYTES = 2000, 1024 * 1024
-
-
 #: How often a merge begins again when another writer has come in between.
 ATTEMPTS = 5
-
-
 #: The advisory lock that whoever merges holds; the number means nothing.
 IMPORT_LOCK = 7_303_014_120
 
@@ -66,10 +60,7 @@ def one_by_one(rows: list[Row]) -> tuple[list[tuple[int, UserRow]], list[Fault]]
 
 
 STAGED = ("line", "id", "username", "email", "active", "created_date")
-
-
 FAULTS = ("line", "member", "msg", "type")
-
 
 # Folded by the database, as the unique index is: Python's idea of the same address does not count.
 TABLES = """
@@ -98,19 +89,14 @@ TABLES = """
         FROM staged JOIN users ON users.id = staged.id AND lower(users.email) COLLATE "C" <> key;
 """
 
-
 FIND_CONFLICTS = "INSERT INTO faults SELECT * FROM conflicts"
-
-
 COUNT_CONFLICTS = "SELECT count(DISTINCT line) FROM conflicts"
-
 
 DROP_SUPERSEDED = """
     DELETE FROM staged USING (
         SELECT line, row_number() OVER (PARTITION BY key ORDER BY line DESC) AS n FROM staged
     ) numbered WHERE n > 1 AND numbered.line = staged.line
 """
-
 
 # An id of a user who is there does not count: the address says who is meant.
 FIND_IDS = """
@@ -119,14 +105,11 @@ FIND_IDS = """
     )
 """
 
-
 DROP_REFUSED = "DELETE FROM staged WHERE line IN (SELECT line FROM faults)"
-
 
 COUNT_NEW = """
     SELECT count(*) FROM staged WHERE NOT EXISTS (SELECT FROM users WHERE lower(users.email) COLLATE "C" = key)
 """
-
 
 INSERT = SQL("""
     INSERT INTO users (id, username, email, active, created_date)
@@ -135,12 +118,8 @@ INSERT = SQL("""
     FROM staged {} ORDER BY line {}
     """)
 
-
 ADD_ALL = INSERT.format(SQL(""), SQL(""))
-
-
 ADD_NEW = INSERT.format(SQL(""), SQL("ON CONFLICT DO NOTHING"))
-
 
 REPLACE = SQL("""
     WITH merged AS (
@@ -149,7 +128,6 @@ REPLACE = SQL("""
         RETURNING xmax = 0 AS added
     ) SELECT count(*) FILTER (WHERE added) FROM merged
     """)
-
 
 # A row that does not tell whether the user is active leaves that as it is.
 WRITE_ALL = (

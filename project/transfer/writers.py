@@ -14,43 +14,30 @@ from project.transfer.sessions import execute
 
 #: Of rows that a connection of an export reads together.
 CHUNK_ROWS = 20_000
-
-
 #: How long the connections of an export may be idle in seconds, while its reader takes such a piece of some 2 MB.
 IDLE_SECONDS = 60
-
-
 DATE = SQL("replace((created_date AT TIME ZONE 'UTC')::text, ' ', 'T') || 'Z'")
-
-
 # What may need the apostrophe comes before the letters, so that most cells are spared the pattern.
 CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ {1} THEN '''' || {0} ELSE {0} END""")
-
 
 CELLS = SQL("id, {}, {}, active::text, {}").format(
     *(CELL.format(SQL(name), Literal(f"^{RUNS}")) for name in NEEDED), DATE
 )
-
 
 OBJECT = SQL("""
     '{{"id":' || id || ',"username":' || to_json(username)::text || ',"email":' || to_json(email)::text
     || CASE WHEN active THEN ',"active":true' ELSE ',"active":false' END || ',"created_date":"' || {} || '"}}'
     """).format(DATE)
 
-
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
-
-
 WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
-
 
 # What is passed over is read, and not written.
 CHUNK = SQL(
     "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) chunk ORDER BY id)"
     " TO STDOUT (FORMAT csv {})"
 )
-
 
 #: The id in a row of either form, which nothing with a digit precedes.
 ID = re.compile(b"-?[0-9]+")
