@@ -1,10 +1,11 @@
 """The command line of the service, and the application for a WSGI server (manage:app)."""
 
 from project import create_app
-from project.cli.commands import Commands
 
 app = create_app()
-cli = Commands(create_app=lambda: app, context_settings={"default_map": {"run": {"port": app.config["PORT"]}}})
 
 if __name__ == "__main__":
-    cli()
+    # Here, so that a server does not load the commands.
+    from project.cli.commands import run
+
+    run(app)

@@ -91,7 +91,6 @@ IMPORTED = [
     "requests",
     "sentencex",
     "sqlalchemy.dialects.postgresql.psycopg2",
-    "structlog",
     "tqdm",
     "trafilatura",
     "w3lib.encoding",

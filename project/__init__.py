@@ -17,7 +17,7 @@ def create_app(config: str | type | None = None) -> "Flask":
     """Build the application from a configuration class or its name, by default the one that APP_SETTINGS names."""
     from flask import Flask
 
-    from project.api import health
+    from project.api import health, models
     from project.api.health import health_blueprint
     from project.api.metrics import metrics_blueprint
     from project.api.notes import notes_blueprint
@@ -27,9 +27,8 @@ def create_app(config: str | type | None = None) -> "Flask":
     from project.api.transfers import transfers_blueprint
     from project.api.users import users_blueprint
     from project.auth import access
-    from project.cli import commands
     from project.config import APP_SETTINGS, complete
-    from project.extensions import db, migrate
+    from project.extensions import db
     from project.http import errors, headers, instrumentation
     from project.observability import logs, metrics
     from project.openapi.docs import docs_blueprint
@@ -44,7 +43,6 @@ def create_app(config: str | type | None = None) -> "Flask":
 
     logs.init_app(app)
     db.init_app(app)
-    migrate.init_app(app)
     with app.app_context():
         metrics.init_app(app, db.engine)
         health.init_app(app, db.engine)
@@ -77,7 +75,7 @@ def create_app(config: str | type | None = None) -> "Flask":
 
         pages.init_app(app)
     metrics.begin_at_zero(app)
-    commands.init_app(app)
+    app.shell_context_processor(models.shell_context)
     return app
 
 

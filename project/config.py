@@ -23,6 +23,7 @@ SHORTEST_SECRET_KEY = 32
 SHORTEST_TOKEN = 32
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
+MIGRATIONS = ROOT / "migrations"
 PROFILES = ROOT / "config"
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # libpq's form of several hosts: postgresql://user@one:5432,two:5432/users

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.query import Query
 from sqlalchemy.orm import DeclarativeBase, QueryPropertyDescriptor
 
-from project.config import ROOT
 from project.storage.connections import Pool
 
 # The advisory lock that whoever changes the schema holds; the number means nothing.
@@ -25,4 +23,3 @@ class Base(DeclarativeBase):
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False}, engine_options={"poolclass": Pool})
 # Flask-SQLAlchemy gives it to the subclasses of db.Model alone.
 Base.query = db.session.query_property(Query)
-migrate = Migrate(db=db, directory=str(ROOT / "migrations"), compare_server_default=True)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from werkzeug.exceptions import ServiceUnavailable
 
 from project.api.representations import DatabaseState, Healthy, Unhealthy, error_body
+from project.config import MIGRATIONS
 from project.extensions import db
 from project.http.errors import in_our_words
 from project.http.resources import Api, Resource
@@ -242,7 +243,7 @@ def init_app(app: Flask, engine: Engine) -> None:
         connection.autocommit = True
         return connection
 
-    asker = app.extensions["health"] = Asker(connect, app.extensions["migrate"].directory)
+    asker = app.extensions["health"] = Asker(connect, str(MIGRATIONS))
     figures: Metrics = app.extensions["metrics"]
     # Not the gauge itself, which only a process that serves is to have.
     app.extensions["probe"] = Probe(asker, lambda up: figures.database_up.set(up))

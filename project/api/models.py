@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from project.api.representations import NoteOut, SummaryOut, UserOut
-from project.extensions import Base
+from project.extensions import Base, db
 
 #: The longest username and the longest email address, in characters.
 MAX_LENGTH = 128
@@ -211,3 +211,8 @@ class AccessToken(Base):
     def digest_of(token: str) -> bytes:
         """Return what is stored of a token. It is too random to be guessed, so that a fast hash will do."""
         return hashlib.sha256(token.encode()).digest()
+
+
+def shell_context() -> dict[str, object]:
+    """Return the names that `flask shell` knows: db and every model."""
+    return {"db": db, **{model.__name__: model for model in (AccessToken, Note, Summary, User)}}

@@ -5,17 +5,16 @@ from typing import Any
 import click
 import psycopg2
 from flask import Flask
-from flask.cli import FlaskGroup
+from flask.cli import FlaskGroup, ScriptInfo
 from sqlalchemy.exc import DBAPIError
 
-from project.api.models import AccessToken, Note, Summary, User
+from project import create_app
 from project.cli.development import compose, develop, test
 from project.cli.postgres import postgres
-from project.cli.schema import create_db, recreate_db, seed_db
+from project.cli.schema import create_db, migrate, recreate_db, seed_db
 from project.cli.summaries import summarize
 from project.cli.tokens import create_token, list_tokens, revoke_token
 from project.cli.transfers import export_users, import_users
-from project.extensions import db
 from project.postgres.system import PostgresError
 
 
@@ -25,6 +24,7 @@ class Commands(FlaskGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
+            migrate.init_app(ctx.ensure_object(ScriptInfo).load_app())
             return super().invoke(ctx)
         except PostgresError as error:
             raise click.ClickException(str(error)) from error
@@ -36,22 +36,25 @@ class Commands(FlaskGroup):
             raise click.ClickException(f"The database says: {str(cause).partition(chr(10))[0]}{hint}") from error
 
 
-def init_app(app: Flask) -> None:
-    """Give the application its commands, and its shell the models."""
-    tokens = (create_token, list_tokens, revoke_token)
-    for command in (
-        create_db,
-        recreate_db,
-        seed_db,
-        import_users,
-        export_users,
-        *tokens,
-        summarize,
-        test,
-        compose,
-        develop,
-        postgres,
-    ):
-        app.cli.add_command(command)
-    models = {model.__name__: model for model in (AccessToken, Note, Summary, User)}
-    app.shell_context_processor(lambda: {"db": db, **models})
+cli = Commands(create_app=create_app)
+for command in (
+    create_db,
+    recreate_db,
+    seed_db,
+    import_users,
+    export_users,
+    create_token,
+    list_tokens,
+    revoke_token,
+    summarize,
+    test,
+    compose,
+    develop,
+    postgres,
+):
+    cli.add_command(command)
+
+
+def run(app: Flask) -> None:
+    """Run the command that the command line names on an application."""
+    cli(obj=ScriptInfo(create_app=lambda: app), default_map={"run": {"port": app.config["PORT"]}})

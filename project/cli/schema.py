@@ -3,13 +3,16 @@
 import click
 import psycopg2
 from flask import current_app
-from flask_migrate import stamp
+from flask_migrate import Migrate, stamp
 from psycopg2 import sql
 from sqlalchemy import func, inspect, select
 from sqlalchemy.dialects.postgresql import insert
 
 from project.api.models import User
+from project.config import MIGRATIONS
 from project.extensions import SCHEMA_LOCK, db
+
+migrate = Migrate(db=db, directory=str(MIGRATIONS), compare_server_default=True)
 
 EXAMPLE_USERS = [
     {"username": "michael", "email": "hermanmu@gmail.com"},

@@ -8,15 +8,16 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
+import click
 import orjson
 import psycopg2
 from flask import Flask, g, has_request_context
 from flask.globals import request_ctx
-from structlog.dev import ConsoleRenderer
 
+COLORS = {"debug": "blue", "info": "green", "warning": "yellow", "error": "red", "critical": "red"}
 STANDARD_ERROR = 2
 #: Of a text that comes from elsewhere, in characters; and of an error, how many causes.
 LONGEST, MOST_CAUSES = 1000, 10
@@ -91,21 +92,22 @@ def as_json(line: Members) -> bytes:
     return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
 
 
-@cache
-def renderer() -> Callable[[None, str, Members], str]:
-    """Return what writes a line for people."""
-    # Set apart from rich, which shows the values of variables where it is installed.
-    made: Callable[[None, str, Members], str] = ConsoleRenderer(
-        colors=sys.stderr.isatty(), timestamp_key="time", pad_event_to=0, sort_keys=False
-    )
-    return made
-
-
 def for_people(line: Members) -> bytes:
-    """Return a line for people."""
-    told = {name: value for name, value in line.items() if value is not None}
-    told["time"] = line["time"].astimezone().strftime("%H:%M:%S")
-    return f"{renderer()(None, '', told)}\n".encode()
+    """Return a line for people: time, level, event, the other members, and a traceback on lines of its own."""
+    rest = {name: value for name, value in line.items() if value is not None}
+    moment: datetime = rest.pop("time")
+    level: str = rest.pop("level")
+    event, exception = rest.pop("event"), rest.pop("exception", None)
+    parts = [f"{moment.astimezone():%H:%M:%S}", f"[{click.style(level, fg=COLORS.get(level))}]", event]
+    parts += [f"{name}={readable(value)}" for name, value in rest.items()]
+    text = " ".join(parts) + (f"\n{exception}" if exception else "")
+    return f"{text if sys.stderr.isatty() else click.unstyle(text)}\n".encode()
+
+
+def readable(value: Any) -> str:
+    """Return a value, quoted where it would not stand as one word."""
+    text = str(value)
+    return text if text.isprintable() and " " not in text else repr(text)
 
 
 class Log(logging.Handler):

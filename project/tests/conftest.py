@@ -30,6 +30,7 @@ from sqlalchemy import delete, make_url
 from project import create_app, db
 from project.api import health
 from project.api.models import User
+from project.cli.schema import migrate
 from project.config import VAR, TestingConfig
 from project.storage.statements import Statement
 from project.tests.utils import add_user
@@ -135,7 +136,9 @@ def make_database(server_url: str) -> Iterator[Callable[[], str]]:
 
 def app_on(url: str, base: type = TestingConfig, **settings: object) -> Flask:
     """Return an application on the database of that URL, open to everybody unless the settings say otherwise."""
-    return create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, "AUTH_REQUIRED": False, **settings}))
+    app = create_app(type("Config", (base,), {"SQLALCHEMY_DATABASE_URI": url, "AUTH_REQUIRED": False, **settings}))
+    migrate.init_app(app)
+    return app
 
 
 def start_manage(*arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import manage
+from project.cli.commands import cli
 from project.cli.development import compose_program
 from project.tests.conftest import ROOT
 
@@ -78,14 +79,14 @@ def test_compose_takes_the_place_of_the_command(programs: Path, monkeypatch: pyt
     called = []
     monkeypatch.setattr(os, "execvp", lambda *arguments: called.append(arguments))
 
-    result = manage.app.test_cli_runner().invoke(manage.cli, ["compose", "ps", "--all"])
+    result = manage.app.test_cli_runner().invoke(cli, ["compose", "ps", "--all"])
 
     assert result.exit_code == 0
     assert called == [("docker-compose", ["docker-compose", "ps", "--all"])]
 
 
 def test_compose_says_that_there_is_none(programs: Path) -> None:
-    result = manage.app.test_cli_runner().invoke(manage.cli, ["compose", "ps"])
+    result = manage.app.test_cli_runner().invoke(cli, ["compose", "ps"])
 
     assert result.exit_code == 1
     assert result.stderr == "Error: Neither docker compose nor docker-compose is installed here.\n"

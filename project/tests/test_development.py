@@ -13,7 +13,7 @@ from click.testing import Result
 from flask import Flask
 from flask.cli import run_command
 
-import manage
+from project.cli.commands import cli
 from project.cli.development import HOST
 from project.tests.conftest import app_on, free_port, start_manage, wait_until_served
 
@@ -28,7 +28,7 @@ def restored_signal() -> Iterator[None]:
 
 def develop(app: Flask) -> Result:
     """Run the command of an application as manage.py does."""
-    return app.test_cli_runner().invoke(manage.cli, ["develop"])
+    return app.test_cli_runner().invoke(cli, ["develop"])
 
 
 def test_develop_prepares_the_database_serves_and_stops_the_summarizer(

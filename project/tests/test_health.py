@@ -19,8 +19,7 @@ from werkzeug.test import TestResponse
 
 from project import db
 from project.api import health
-from project.config import BaseConfig, DevelopmentConfig, ProductionConfig
-from project.extensions import migrate
+from project.config import MIGRATIONS, BaseConfig, DevelopmentConfig, ProductionConfig
 from project.postgres.server import Server
 from project.tests.conftest import app_on, execute, no_thread
 from project.tests.test_openapi import check
@@ -96,7 +95,7 @@ def test_tables_that_are_missing_are_told(make_database: Callable[[], str]) -> N
 def test_older_schema_is_told_until_it_is_upgraded(migrated_app: Flask) -> None:
     with migrated_app.app_context():
         assert state(migrated_app) == (200, "up")
-        (head,) = ScriptDirectory(migrate.directory).get_heads()
+        (head,) = ScriptDirectory(str(MIGRATIONS)).get_heads()
         execute(url_of(migrated_app), "UPDATE alembic_version SET version_num = '0001'")
         assert state(migrated_app) == (503, "behind")
         execute(url_of(migrated_app), f"UPDATE alembic_version SET version_num = '{head}'")
@@ -228,10 +227,10 @@ def test_question_that_finds_no_thread_is_asked_again(migrated_app: Flask, monke
 
 
 def test_versions_before_this_one_are_those_that_alembic_finds() -> None:
-    scripts = ScriptDirectory(migrate.directory)
+    scripts = ScriptDirectory(str(MIGRATIONS))
     newest = set(scripts.get_heads())
 
-    assert health.older_versions(migrate.directory) == {one.revision for one in scripts.walk_revisions()} - newest
+    assert health.older_versions(str(MIGRATIONS)) == {one.revision for one in scripts.walk_revisions()} - newest
 
 
 def test_versions_before_this_one_are_found_however_they_are_written(tmp_path: Path) -> None:

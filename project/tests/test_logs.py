@@ -2,8 +2,10 @@
 
 import json
 import logging
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
-from structlog.dev import ConsoleRenderer
 
 from project import db
 from project.auth.tokens import Grant, Tokens
@@ -186,8 +187,7 @@ def test_log_that_nobody_takes_fails_no_request(client: FlaskClient, monkeypatch
 def test_people_get_colours_and_one_line_an_event(
     client: FlaskClient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderer = ConsoleRenderer(colors=True, timestamp_key="time", sort_keys=False)
-    monkeypatch.setattr(logs, "renderer", lambda: renderer)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(logs.LOG, "render", logs.for_people)
 
     client.get("/ping", headers={"X-Request-ID": "mine"})
@@ -198,6 +198,15 @@ def test_people_get_colours_and_one_line_an_event(
     assert "\x1b[" in said[0] and "mine" in said[0] and "/ping" in said[0]
     assert "token" not in said[0]
     assert "two lines" in said[1]
+
+
+def test_traceback_for_people_stands_on_lines_of_its_own() -> None:
+    line = {"time": datetime.now(UTC), "level": "error", "event": "lost", "by": "two words", "exception": "a\nb: c"}
+
+    said = logs.for_people(line).decode().splitlines()
+
+    assert said[0].endswith("[error] lost by='two words'")
+    assert said[1:] == ["a", "b: c"]
 
 
 def test_access_lines_of_the_development_server_are_dropped(capfd: pytest.CaptureFixture[str]) -> None:

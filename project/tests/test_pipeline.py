@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from project.config import VERSION
 from project.tests.conftest import ROOT
+from project.version import VERSION
 
 NOTES = ROOT / ".ci" / "notes.py"
 DOCKERFILES = ("Dockerfile", "Dockerfile.prod", "Dockerfile.test")
@@ -97,7 +97,7 @@ def test_search_for_secrets_has_the_whole_history(pipeline: dict[str, Any]) -> N
 def test_release_of_a_tag_has_the_notes_of_its_version(
     tmp_path: Path, tag: str, changelog: str, status: int, says: str
 ) -> None:
-    for path in (NOTES, ROOT / "project" / "config.py"):
+    for path in (NOTES, ROOT / "project" / "version.py"):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)

@@ -22,8 +22,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import make_url
 
-import manage
 from project import db
+from project.cli.commands import cli
 from project.summarizer import reader
 from project.summarizer.worker import MAX_ATTEMPTS, Lease, Reader, Summarizer
 from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
@@ -450,7 +450,7 @@ def signals() -> Iterator[None]:
 def test_command_does_what_is_there_and_counts(app: Flask, add: Callable, web: Web, signals: None) -> None:
     add(f"{web.url}/blog.html", f"{web.url}/news.html", f"{web.url}/gone", f"{web.url}/broken")
 
-    result = app.test_cli_runner().invoke(manage.cli, ["summarize", "--once"])
+    result = app.test_cli_runner().invoke(cli, ["summarize", "--once"])
 
     assert (result.exit_code, result.output) == (
         0,
@@ -466,7 +466,7 @@ def test_command_ends_with_a_signal(
     web.answers["/signal"] = lambda connection, ended: os.kill(os.getpid(), signal.SIGTERM)
     add(f"{web.url}/signal")
 
-    result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
+    result = app.test_cli_runner().invoke(cli, ["summarize"])
 
     assert (result.exit_code, result.output) == (0, "")
     assert rows(open_database, "state, attempts") == [("pending", 0)]
@@ -498,7 +498,7 @@ def test_process_ends_within_seconds_and_gives_its_row_back(
 def test_missing_table_is_one_line_and_not_waited_for(make_database: Callable[[], str], signals: None) -> None:
     app = app_on(make_database())
 
-    result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
+    result = app.test_cli_runner().invoke(cli, ["summarize"])
 
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert "First run: python manage.py db upgrade" in result.stderr

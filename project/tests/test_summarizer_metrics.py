@@ -13,9 +13,9 @@ import pytest
 from flask import Flask
 from prometheus_client import generate_latest
 
-import manage
 from project import db
 from project.cli import summaries
+from project.cli.commands import cli
 from project.summarizer import metrics
 from project.summarizer.metrics import Backlog, SummarizerMetrics
 from project.summarizer.worker import MAX_ATTEMPTS, Summarizer
@@ -155,7 +155,7 @@ def test_command_serves_its_metrics(
 
     scraper = Thread(target=scrape)
     scraper.start()
-    result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
+    result = app.test_cli_runner().invoke(cli, ["summarize"])
     scraper.join()
     servers[0].shutdown()
     servers[0].server_close()
@@ -168,7 +168,7 @@ def test_port_that_is_taken_is_one_line(app: Flask, signals: None) -> None:
     with socket.create_server(("0.0.0.0", 0)) as other:
         port = other.getsockname()[1]
         app.config["SUMMARY_METRICS_PORT"] = port
-        result = app.test_cli_runner().invoke(manage.cli, ["summarize"])
+        result = app.test_cli_runner().invoke(cli, ["summarize"])
 
     assert (result.exit_code, result.stderr) == (
         1,

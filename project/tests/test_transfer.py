@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.sql import SQL, Composable
 
-import manage
 from project import db
+from project.cli.commands import cli
 from project.storage.connections import connections
 from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
 from project.tests.test_cli import invoke
@@ -203,9 +203,9 @@ def test_export_can_be_of_some(app: Flask, tmp_path: Path) -> None:
 def test_standard_streams_need_a_format_and_take_one(app: Flask, open_database: str) -> None:
     runner = app.test_cli_runner()
 
-    assert runner.invoke(manage.cli, ["import_users", "-"], input=HEADER).exit_code == 2
-    added = runner.invoke(manage.cli, ["import_users", "-", "--format", "csv"], input=HEADER + b"a,a@b.test\n")
-    exported = runner.invoke(manage.cli, ["export_users", "-", "--format", "csv"])
+    assert runner.invoke(cli, ["import_users", "-"], input=HEADER).exit_code == 2
+    added = runner.invoke(cli, ["import_users", "-", "--format", "csv"], input=HEADER + b"a,a@b.test\n")
+    exported = runner.invoke(cli, ["export_users", "-", "--format", "csv"])
 
     assert added.stderr == "added 1, updated 0, skipped 0, refused 0.\n"
     assert exported.stdout.splitlines()[1].startswith("1,a,a@b.test,true,")
