@@ -7,6 +7,7 @@ from flask import Config
 from project.config import APP_SETTINGS, complete
 from project.observability import logs, multiprocess
 from project.servers import heartbeat, hooks
+from project.servers.limits import max_connections
 from project.servers.worker import Worker
 
 settings = Config(os.getcwd())
@@ -22,15 +23,26 @@ Worker.configure(settings)
 wsgi_app = "manage:app"
 worker_class = Worker
 logger_class = hooks.Logger
+on_starting = hooks.on_starting
 when_ready = hooks.when_ready
 pre_fork = hooks.pre_fork
 post_worker_init = hooks.post_worker_init
+pre_request = hooks.pre_request
 bind = f"0.0.0.0:{settings['PORT']}"
 workers = settings["WEB_CONCURRENCY"]
 threads = settings["WEB_THREADS"]
+worker_connections = max_connections(threads)
 loglevel = settings["LOG_LEVEL"]
+# In the lines of the service.
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"service": {"()": lambda: logs.LOG}},
+    "root": {"handlers": ["service"]},
+    "loggers": {"gunicorn.error": {"handlers": ["service"], "propagate": False}},
+}
 
-# A worker whose main thread is silent for 30 s is killed; each request has its own limits, in Worker.
+# A worker whose main thread is silent for 30 s is killed; each request has its own limits, in Worker.limits.
 timeout = 30
 graceful_timeout = settings["GRACEFUL_TIMEOUT"]
 keepalive = settings["KEEP_ALIVE"]

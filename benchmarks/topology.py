@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import psycopg2
 
+from benchmarks.contestants import free_port
 from project.postgres.system import (
     choose_user,
     environment,
@@ -32,13 +33,6 @@ from project.postgres.system import (
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = choose_user(0, is_root())
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(done: Callable[[], bool], seconds: float = 30) -> float:

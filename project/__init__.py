@@ -15,8 +15,6 @@ __all__ = ["create_app", "db"]
 
 def create_app(config: str | type | None = None) -> "Flask":
     """Build the application from a configuration class or its name, by default the one that APP_SETTINGS names."""
-    from flask import Flask
-
     from project.api import health, models
     from project.api.health import health_blueprint
     from project.api.metrics import metrics_blueprint
@@ -35,7 +33,7 @@ def create_app(config: str | type | None = None) -> "Flask":
     from project.openapi.document import openapi_blueprint
     from project.storage import connections
 
-    app = Flask(__name__, static_folder=None, template_folder=None)
+    app = errors.Application(__name__, static_folder=None, template_folder=None)
     app.config.from_object(config or APP_SETTINGS)
     complete(app.config)
     # A path is what it says: /users//1 is not /users/1, and no answer is a redirect.

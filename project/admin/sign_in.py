@@ -17,11 +17,11 @@ from flask import (
 )
 from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
-from flask_admin.base import AdminIndexView, BaseView, expose
+from flask_admin.base import BaseView, expose
 from flask_admin.form import SecureForm
 
 from project.api.models import PREFIX, AccessToken
-from project.auth.access import is_admin_page
+from project.auth.access import ADMIN, is_admin_page
 from project.auth.tokens import Grant, Tokens
 
 #: What a person's token must allow.
@@ -65,7 +65,7 @@ def session_grant() -> Grant | None:
 
 def sign_in_page(status: int, message: str = "") -> ResponseReturnValue:
     """Return the page that asks for a token."""
-    view: Page = current_app.extensions["admin"][0].index_view
+    view: Page = current_app.extensions["admin_index"]
     response = make_response(view.render("sign_in.html", message=message), status)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="users"'
@@ -107,13 +107,12 @@ class Page(BaseView):
         return str(super().render(template, csrf=csrf, grant=g.get("grant"), **values))
 
 
-class Index(Page, AdminIndexView):
+class Index(Page):
     """The way in and out."""
 
     def __init__(self) -> None:
-        super().__init__(name="Sign in")
-        # The files of Flask-Admin's own templates, which are not used.
-        self.static_folder = None
+        # Without AdminIndexView's folder of files for Flask-Admin's own templates, which are not used.
+        super().__init__(name="Sign in", endpoint="admin", url=ADMIN)
 
     def is_visible(self) -> bool:
         """Leave this page out of the menu."""

@@ -1,5 +1,6 @@
 """The admin pages: users, notes, summaries and access tokens for people with a browser, behind their own sign-in."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from flask import (
     request,
 )
 from flask_admin.actions import action
+from flask_admin.base import expose
 from flask_admin.contrib.sqla.view import ModelView
 from flask_admin.form import SecureForm
 from sqlalchemy import String, delete, func, update
@@ -38,6 +40,10 @@ MOST_EXPORTED = 100_000
 LAST_PAGE = 1_000_000
 
 
+#: What an address may say of a list: its page, its order, its search and its filters.
+LIST_PARAMETER = re.compile("page|page_size|sort|desc|search|flt[0-9]+_[0-9]+")
+
+
 class Table(Page, ModelView):
     """A table: its list, its search and its actions."""
 
@@ -54,12 +60,14 @@ class Table(Page, ModelView):
         """Return the rows of a page, the last one for those beyond."""
         return super().get_list(min(max(page or 0, 0), LAST_PAGE), *arguments, **options)
 
-    def _get_list_extra_args(self) -> Any:
-        """Return what an address says of the list, without words of which the list knows nothing."""
-        asked = super()._get_list_extra_args()
-        # Flask-Admin would hand them on to url_for, which has parameters of its own.
-        asked.extra_args = {}
-        return asked
+    @expose("/")
+    def index_view(self) -> Any:
+        """Show the list."""
+        # Flask-Admin hands words of an address that it does not know on to url_for, which has parameters of its own.
+        known = {name: value for name, value in request.args.items() if LIST_PARAMETER.fullmatch(name)}
+        if len(known) < len(request.args):
+            return redirect(self.get_url(".index_view", **known))
+        return super().index_view()
 
     def get_list_value(self, context: Any, model: Any, name: str) -> str:
         """Return a cell as people read it."""
@@ -73,13 +81,14 @@ class Table(Page, ModelView):
     def handle_action(self, return_view: str | None = None) -> Any:
         """Ask before an action is done, then do it."""
         name, rows = request.form.get("action", ""), rows_chosen(request.form.getlist("rowid"))
-        if name not in self.get_actions_list()[1]:
+        actions, questions = self.get_actions_list()
+        if name not in questions:
             abort(400)
         if not rows:
             flash("Choose rows first.", "error")
             return redirect(self.get_url(".index_view"))
         if "confirmed" not in request.form:
-            _, text, question = self._actions_data[name]
+            text, question = dict(actions)[name], questions[name]
             return self.render("confirm.html", name=name, text=text, question=question, rows=rows)
         return super().handle_action(return_view)
 

@@ -20,6 +20,7 @@ from project.api.validation import InvalidFile
 from project.auth.access import scope
 from project.extensions import db
 from project.http.bodies import Method, query
+from project.http.connection import client_socket
 from project.http.resources import Api, Resource
 from project.http.response_headers import ExportHeaders, Served
 from project.observability.metrics import metrics
@@ -143,7 +144,7 @@ class UserExport(Resource):
         """
         media_type = request.accept_mimetypes.best_match(FILES) or "application/x-ndjson"
         pieces = file_of(FILES[media_type], asked.active)
-        client = request.environ.get("gunicorn.socket")
+        client = client_socket.get()
         if client and request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
             pieces = whole_or_reset(pieces, client)
         # The first piece comes before the status is sent: a database that is away is a 503.

@@ -118,16 +118,18 @@ def odd_database_error(error: Exception) -> Response:
     return database_error(error)
 
 
-def log_exception(error: Any) -> None:
-    """Log what nobody has foreseen; Flask's own words for it have the path in them."""
-    if isinstance(error[1], (SQLAlchemyError, psycopg2.Error)):
-        metrics().db_errors.labels(kind(error[1])).inc()
-    current_app.logger.error("unhandled exception", exc_info=error)
+class Application(Flask):
+    """The application, which logs an unhandled exception in the lines of the service."""
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Log an unhandled exception; Flask's own words for it have the path in them."""
+        if isinstance(exc_info[1], (SQLAlchemyError, psycopg2.Error)):
+            metrics().db_errors.labels(kind(exc_info[1])).inc()
+        self.logger.error("unhandled exception", exc_info=exc_info)
 
 
 def init_app(app: Flask) -> None:
     """Give the application its error handlers and its request ids."""
-    setattr(app, "log_exception", log_exception)
     app.before_request(choose_request_id)
     app.after_request(send_request_id)
     app.register_error_handler(HTTPException, http_error)

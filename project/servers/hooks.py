@@ -1,56 +1,78 @@
-"""What gunicorn's master does: its log, and its hooks at a fork and at a stop."""
+"""gunicorn's hooks: its start, its forks and its stop, and the beginning of a request."""
 
+import os
+import signal
 import socket
-import sys
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from gunicorn import glogging
 
-from project.observability import logs
+from project.servers.stop import call_handler, refuse_connections
 
-#: Linux's number, which Python's socket does not name.
-IP_MINTTL = 21
+#: What stops a worker.
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+#: What tells that the listeners come from systemd, or from the gunicorn that this one succeeds.
+INHERITED = ("LISTEN_FDS", "GUNICORN_PID")
 
 
 class Logger(glogging.Logger):
-    """gunicorn's own log, in the lines of the service. The application logs each request by itself."""
+    """gunicorn's log without a line for each request, which the application logs by itself."""
 
-    def setup(self, cfg: Any) -> None:
-        """Take the level from gunicorn, and nothing else."""
-        super().setup(cfg)
-        self.error_log.handlers = [logs.LOG]
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """Log nothing: with a logconfig_dict gunicorn makes an access line even where none is written."""
+
+
+class Master:
+    """What the hooks remember of gunicorn's master: its listeners, and whether other programs accept from them."""
+
+    pid = 0
+    listeners: Sequence[socket.socket] = ()
+    are_shared = False
+
+
+def on_starting(arbiter: Any) -> None:
+    """Look where the listeners come from, while the environment tells it."""
+    Master.are_shared = any(name in os.environ for name in INHERITED)
+    os.register_at_fork(after_in_parent=unblock_stop_signals)
 
 
 def when_ready(arbiter: Any) -> None:
     """Make the master refuse connections before its workers stop: later ones would be reset."""
-    stop = arbiter.stop
+    stop, succeed = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR2)
 
-    def refuse_and_stop(graceful: bool = True) -> None:
-        refuse_connections(arbiter)
-        stop(graceful)
+    def on_stop(number: int, frame: FrameType | None) -> None:
+        if not Master.are_shared:
+            refuse_connections(Master.listeners)
+        call_handler(stop, number)
 
-    arbiter.stop = refuse_and_stop
+    def on_successor(number: int, frame: FrameType | None) -> None:
+        Master.are_shared = True
+        call_handler(succeed, number)
+
+    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(signal.SIGUSR2, on_successor)
 
 
-def refuse_connections(arbiter: Any) -> None:
-    """Let the kernel drop new connections to the master's listeners, while those that wait can still be accepted."""
-    # Sockets that come from a predecessor or systemd, or go on to a successor, stay open.
-    if sys.platform != "linux" or arbiter.reexec_pid or arbiter.master_pid or arbiter.systemd:
-        return
-    for listener in arbiter.LISTENERS:
-        try:
-            # The kernel drops what begins a connection with a smaller TTL, as all do. The client's tries again a
-            # second later, and is refused then.
-            listener.sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
-        except OSError as error:
-            arbiter.log.info("A connection that begins at this moment may be reset: %s", error)
+def unblock_stop_signals() -> None:
+    """Let the signals through that pre_fork() has blocked."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:
-    """Show a worker the signals that it gets while the master's handler is still its own."""
-    worker.signals = arbiter.SIG_QUEUE
+    """Keep the signals that a worker gets before it can handle them."""
+    Master.pid, Master.listeners = os.getpid(), worker.sockets
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Make each worker look at the database by itself, from after its fork on."""
+    """Prepare a worker whose application is loaded: its probe of the database, and its stop."""
     worker.wsgi.extensions["probe"].start()
+    worker.executor.stop_after_drain(worker.sockets, Master.pid)
+    unblock_stop_signals()
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Tell the executor which request a thread answers, by which its deadline is chosen."""
+    worker.executor.note_request(request.method, request.path)

@@ -1,8 +1,9 @@
 """The one error body for what never becomes a request."""
 
+import logging
+import socket
 import uuid
 from collections.abc import Mapping
-from logging import Logger
 
 import orjson
 from gunicorn.http.errors import (
@@ -13,6 +14,8 @@ from gunicorn.http.errors import (
 )
 
 from project.api.representations import error_body
+
+log = logging.getLogger(__name__)
 
 #: What is not HTTP, or not within the limits; the first class that fits decides.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -31,7 +34,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
     return 500, "Internal Server Error"
 
 
-def refusal(status: int, reason: str, message: str, fixed: Mapping[str, str], log: Logger) -> bytes:
+def refusal(status: int, reason: str, message: str, fixed: Mapping[str, str]) -> bytes:
     """Return a whole response with the one error body, and log it under its request id."""
     request_id = uuid.uuid4().hex
     body = orjson.dumps(error_body(status, message, reason.lower().replace(" ", "_"), request_id)) + b"\n"
@@ -47,3 +50,11 @@ def refusal(status: int, reason: str, message: str, fixed: Mapping[str, str], lo
     refused = {"request_id": request_id, "method": "unknown", "route": "unknown", "status": status}
     log.info("refused before it became a request", extra={"members": refused})
     return "\r\n".join(lines).encode() + body
+
+
+def send_refusal(client: socket.socket, status: int, reason: str, message: str, fixed: Mapping[str, str]) -> None:
+    """Write the one error body to a client, without a request to answer."""
+    try:
+        client.sendall(refusal(status, reason, message, fixed))
+    except OSError as error:
+        log.debug("The client is gone: %s", error)

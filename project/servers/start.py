@@ -1,6 +1,7 @@
 """The start of the server that WSGI_SERVER names."""
 
 import os
+import runpy
 import signal
 import threading
 import time
@@ -14,8 +15,6 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.server.common import AbstractServer
-from gunicorn.app import wsgiapp
 
 from project import create_app
 from project.observability import multiprocess
@@ -34,15 +33,15 @@ def serve() -> None:
     pool_size.set(0)
     os.register_at_fork(after_in_child=partial(pool_size.set, app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"]))
     if app.config["WSGI_SERVER"] == "gunicorn":
-        wsgiapp.run(prog="gunicorn")
+        runpy.run_module("gunicorn", run_name="__main__")
     else:
         multiprocess.warn_of_missing_folder()
         make_granian(app).serve(target_loader=load, wrap_loader=False)
 
 
-def make_granian(app: Flask) -> AbstractServer[Any]:
+def make_granian(app: Flask) -> Any:
     """Return granian with the settings of an application."""
-    server: AbstractServer[Any] = Granian(
+    return Granian(
         "manage:app",
         address="0.0.0.0",
         port=app.config["PORT"],
@@ -61,10 +60,9 @@ def make_granian(app: Flask) -> AbstractServer[Any]:
         # Seconds between the start of a new worker and the stop of an old one, which is ready long before.
         respawn_interval=1,
         log_level=LogLevels(app.config["LOG_LEVEL"]),
-        # In the lines of the service, like everything else.
-        log_dictconfig={"loggers": {"_granian": {"propagate": True}}},
+        # Without handlers of its own: in the lines of the service, like everything else.
+        log_dictconfig={"loggers": {}},
     )
-    return server
 
 
 def load() -> WSGIApplication:

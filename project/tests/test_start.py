@@ -12,8 +12,9 @@ import pytest
 from coverage import Coverage
 
 from project.config import ConfigError, ProductionConfig
-from project.observability import multiprocess
+from project.observability import logs, multiprocess
 from project.servers import hooks, start
+from project.servers.limits import Limits
 from project.servers.worker import Worker
 from project.tests.conftest import ROOT, app_on, execute, start_server
 from project.tests.test_gunicorn import request, send
@@ -32,14 +33,16 @@ def own_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("own_figures")
 def test_configuration_of_gunicorn_may_be_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "fixed_headers", {})
-    monkeypatch.setattr(Worker, "MAX_TRANSFER_SECONDS", 0)
+    monkeypatch.setattr(Worker, "limits", Limits())
 
     first, second = (runpy.run_path(str(ROOT / "gunicorn.conf.py")) for _ in range(2))
 
     assert first["worker_class"] is second["worker_class"] is Worker
-    assert (first["logger_class"], first["wsgi_app"]) == (hooks.Logger, "manage:app")
+    assert first["logger_class"] is hooks.Logger
+    assert (first["pre_request"], first["wsgi_app"]) == (hooks.pre_request, "manage:app")
+    assert first["logconfig_dict"]["handlers"]["service"]["()"]() is logs.LOG
     assert (first["threads"], first["keepalive"], first["graceful_timeout"]) == (4, 95, 25)
-    assert Worker.MAX_TRANSFER_SECONDS == 305
+    assert Worker.limits.MAX_TRANSFER_SECONDS == 305
     assert Worker.fixed_headers["X-Content-Type-Options"] == "nosniff"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -457,15 +458,18 @@ def test_export_over_http_1_0_is_whole_or_ends_with_a_reset(gunicorn: str, open_
             client.makefile("rb").read()
 
 
-def test_connection_is_reset_where_a_piece_of_an_export_is_missing(client: FlaskClient) -> None:
+def test_connection_is_reset_where_a_piece_of_an_export_is_missing(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"begun"
         raise TimeoutError
 
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as caller:
         ours, _ = server.accept()
-        over_1_0 = {"SERVER_PROTOCOL": "HTTP/1.0", "gunicorn.socket": ours}
+        monkeypatch.setattr(transfers, "client_socket", ContextVar("client_socket", default=ours))
         send(client, FILE)
+        over_1_0 = {"SERVER_PROTOCOL": "HTTP/1.0"}
         assert client.get("/users/export", environ_overrides=over_1_0).data == client.get("/users/export").data
 
         with pytest.raises(TimeoutError):

@@ -1,29 +1,31 @@
 """gunicorn's worker in this process: a thread serves real sockets."""
 
-import errno
 import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection
-from queue import SimpleQueue
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http import wsgi
-from gunicorn.workers import gthread
 
 from project.config import BaseConfig, ProductionConfig
-from project.servers import hooks, refusals, response
+from project.servers import hooks, refusals, stop
+from project.servers.executor import ConnectionClosed, InFlight
+from project.servers.limits import Limits, max_connections
+from project.servers.stop import StopAfterDrain
 from project.servers.worker import Worker
 from project.tests.conftest import app_on, send_on_and_on, wait_until
 from project.tests.test_gunicorn import JSON, request
@@ -32,11 +34,19 @@ THREADS = 2
 BUSY = "The service is busy at the moment."
 
 
-class ThreadOfTests(Worker):
-    """The worker in a thread, where there are no signals; a test shortens the deadline that it is about."""
+class ShortLimits(Limits):
+    """Limits that no test meets by accident; a test shortens the one that it is about."""
 
     MAX_QUEUE_SECONDS = MAX_READ_SECONDS = MAX_REQUEST_SECONDS = 20.0
     TICK_SECONDS, LINGER_SECONDS = 0.02, 0.2
+
+
+class ThreadOfTests(Worker):
+    """The worker in a thread, where there are no signals."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.limits = ShortLimits()
 
     def init_signals(self) -> None:
         """Leave the signals to the main thread."""
@@ -68,7 +78,8 @@ class Service:
 def made(service: Service, kind: type[Worker] = ThreadOfTests, **settings: object) -> Iterator[Any]:
     """Yield a worker with a listener of its own, which does not run yet."""
     configuration = Config()
-    for name, value in {"threads": THREADS, "keepalive": 20, "graceful_timeout": 5, **settings}.items():
+    usual = {"threads": THREADS, "keepalive": 20, "graceful_timeout": 5, "pre_request": hooks.pre_request}
+    for name, value in {**usual, **settings}.items():
         configuration.set(name, value)
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     listener.setblocking(False)
@@ -96,7 +107,6 @@ def running(worker: Any) -> Iterator[Any]:
         worker.handle_exit(signal.SIGTERM, None)
         thread.join(20)
         assert not thread.is_alive()
-        worker.probe_threads.shutdown()
 
 
 @pytest.fixture
@@ -158,16 +168,18 @@ def block(worker: Any, clients: ExitStack, path: str = "/block") -> socket.socke
     return client
 
 
-def test_requests_of_one_connection_are_answered_in_one_piece_each(worker: Any) -> None:
+def test_connection_keeps_its_thread_while_its_next_request_comes_at_once(worker: Any) -> None:
     keep = {"Connection": "keep-alive"}
-    worker.NEXT_REQUEST_MILLISECONDS = 5000
+    worker.limits.NEXT_REQUEST_SECONDS = 5.0
     with open_socket(worker) as client:
         for _ in range(3):
             # No probe: those have threads of their own, which wait for no next request.
             client.sendall(request("GET", "/nothing", keep))
-            answer = client.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 404 ") and answer.endswith(b"}\n")
-        assert worker.nr == 3 and len(worker.in_flight) == 1
+            answer = b""
+            while not answer.endswith(b"}\n"):
+                answer += client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 404 ")
+        assert worker.nr == 3 and len(worker.executor.in_flight) == 1
 
 
 def test_requests_that_come_together_are_answered_in_their_order(worker: Any) -> None:
@@ -195,27 +207,27 @@ def test_next_request_is_not_waited_for_while_others_wait_for_a_thread(worker: A
     with ExitStack() as clients:
         for _ in range(THREADS):
             block(worker, clients)
-        conn = next(iter(worker.in_flight))
-        assert worker.has_next_request(conn) is False
+        entry = next(iter(worker.executor.in_flight))
+        assert worker.executor.has_next_request(entry) is False
         waiting = clients.enter_context(open_socket(worker))
         waiting.sendall(request("GET", "/users"))
-        wait_until(lambda: len(worker.in_flight) > THREADS)
+        wait_until(lambda: len(worker.executor.in_flight) > THREADS)
 
-        conn.sock.close()
-        assert worker.has_next_request(conn) is False
+        entry.sock.close()
+        assert worker.executor.has_next_request(entry) is False
 
 
 def test_body_that_drips_is_refused(worker: Any) -> None:
-    worker.MAX_READ_SECONDS = 0.2
+    worker.limits.MAX_READ_SECONDS = 0.2
     beginning = request("POST", "/users", {**JSON, "Content-Length": "1000"}, '{"username": "ada"')
 
     assert b" 408 " in drip(worker, beginning)
 
 
 def test_headers_that_drip_end_the_connection(worker: Any) -> None:
-    worker.MAX_READ_SECONDS = 0.2
+    worker.limits.MAX_READ_SECONDS = 0.2
     assert drip(worker, b"GET /users HTTP/1.1\r\nX-Slow: ") == b""
-    worker.MAX_READ_SECONDS = 20
+    worker.limits.MAX_READ_SECONDS = 20
     assert ask(worker, request("GET", "/ping"))[0] == 200
 
 
@@ -247,12 +259,13 @@ def test_client_that_sends_on_and_on_after_its_answer_is_cut_off(worker: Any) ->
 
 
 def test_client_that_reads_and_says_no_more_is_waited_for_until_it_closes(worker: Any) -> None:
-    worker.LINGER_SECONDS = 20
+    worker.limits.LINGER_SECONDS = 20
     with open_socket(worker) as client:
         client.sendall(request("GET", "/ping"))
         read_to_end(client)
-        wait_until(lambda: worker.lingering)
-    wait_until(lambda: not worker.lingering)
+        wait_until(lambda: not worker.executor.in_flight)
+        assert worker.nr_conns == 1
+    wait_until(lambda: worker.nr_conns == 0)
 
 
 def test_busy_worker_answers_probes_and_refuses_the_rest(worker: Any) -> None:
@@ -260,7 +273,7 @@ def test_busy_worker_answers_probes_and_refuses_the_rest(worker: Any) -> None:
         for _ in range(THREADS):
             block(worker, clients)
 
-        worker.MAX_QUEUE_SECONDS = 0.2
+        worker.limits.MAX_QUEUE_SECONDS = 0.2
         assert ask(worker, request("GET", "/ping"))[0] == 200
         for message in (request("GET", "/users"), request("GET", "/ping", {"Content-Length": "1"}, "x")):
             status, body, head = ask(worker, message)
@@ -277,23 +290,58 @@ def test_request_that_takes_too_long_is_ended_unless_it_moves_many_users(worker:
         usual = block(worker, clients)
         transfer = block(worker, clients, "/users/export")
 
-        worker.MAX_REQUEST_SECONDS = 0.2
+        worker.limits.MAX_REQUEST_SECONDS = 0.2
         assert read_to_end(usual) == b""
         worker.app.go_on.set()
         assert b"pong!" in read_to_end(transfer)
 
 
 def test_client_that_is_gone_is_no_error(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
-    worker.log.error_log.setLevel(logging.DEBUG)
-    with closing(socket.socket()) as gone:
-        conn = SimpleNamespace(sock=gone, client=None, initialized=True)
-        worker.refuse(conn)
-        worker.shut_down(conn, socket.SHUT_RD)
+    caplog.set_level(logging.DEBUG, "project.servers")
+    results: list[Future[Any]] = []
+    for _ in range(2):
+        gone = socket.socket()
+        entry = InFlight(lambda conn: False, SimpleNamespace(sock=gone))
+        results.append(entry.result)
         gone.close()
-        worker.submit = lambda threads, task, conn: None
-        worker.enqueue_req(conn)
+        entry.shut_down(socket.SHUT_RD)
+        worker.executor.refuse(entry)
+        results.append(worker.executor.submit(lambda conn: False, SimpleNamespace(sock=gone)))
 
-    assert [record.levelname for record in caplog.records if "gone" in record.getMessage()] == ["DEBUG"] * 4
+    assert all(isinstance(result.exception(20), ConnectionClosed) for result in results)
+    assert {record.levelname for record in caplog.records if "gone" in record.getMessage()} == {"DEBUG"}
+
+
+def test_client_that_resets_the_connection_after_its_answer_is_not_waited_for(worker: Any) -> None:
+    worker.limits.LINGER_SECONDS = 20.0
+    with open_socket(worker) as client:
+        client.sendall(request("GET", "/ping"))
+        assert client.recv(12) == b"HTTP/1.1 200"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: worker.nr_conns == 0)
+
+
+def test_ended_executor_gives_no_more_results(service: Service) -> None:
+    with made(service) as worker:
+        executor = worker.get_thread_pool()
+        entry = InFlight(lambda conn: True, SimpleNamespace(sock=None))
+        executor.shutdown()
+        executor.finish(entry, True)
+        executor.close(entry)
+        executor.note_request("GET", "/users/export")
+
+    assert not entry.result.done()
+
+
+def test_defect_of_the_handler_closes_the_connection(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    near, far = socket.socketpair()
+    with closing(near), closing(far):
+        far.sendall(b"GET / HTTP/1.1")
+        result = worker.executor.submit(lambda conn: 1 / 0, SimpleNamespace(sock=near))
+        assert read_to_end(far) == b""
+        assert isinstance(result.exception(20), ConnectionClosed)
+
+    assert [record.getMessage() for record in caplog.records] == ["Error handling a connection"]
 
 
 @pytest.mark.parametrize(
@@ -322,139 +370,171 @@ def test_class_that_fits_first_gives_the_status() -> None:
 
 def test_worker_takes_its_limits_and_headers_from_the_settings() -> None:
     class Configured(Worker):
-        pass
+        limits = Limits()
 
     Configured.configure({**vars(BaseConfig), **vars(ProductionConfig), "TRANSFER_TIMEOUT": 7})
 
-    assert Configured.MAX_TRANSFER_SECONDS == 12
+    assert (Configured.limits.MAX_TRANSFER_SECONDS, Configured.limits.MAX_SILENT_SECONDS) == (12, 95)
     assert Configured.fixed_headers["Strict-Transport-Security"] == ProductionConfig.HSTS
 
 
-def test_too_many_open_files_do_not_end_the_worker(worker: Any) -> None:
-    def accept_with(number: int) -> Any:
-        def accept() -> Any:
-            raise OSError(number, os.strerror(number))
-
-        return SimpleNamespace(accept=accept)
-
-    worker.accept(accept_with(errno.EMFILE))
-    with pytest.raises(OSError, match="Input/output"):
-        worker.accept(accept_with(errno.EIO))
-
-
-def test_stopped_worker_answers_connections_that_wait_and_closes_its_listeners(service: Service) -> None:
-    with made(service) as worker, ExitStack() as clients:
-        waiting = [clients.enter_context(open_socket(worker)) for _ in range(8)]
-        for client in waiting:
-            client.sendall(request("GET", "/ping"))
-        worker.alive = False
-        with running(worker):
-            assert all(b"pong!" in read_to_end(client) for client in waiting)
-        with pytest.raises(ConnectionRefusedError):
-            open_socket(worker)
-
-
-def test_stopped_worker_accepts_no_more_connections_than_can_wait(service: Service) -> None:
-    with made(service, backlog=1) as worker, ExitStack() as clients:
-        for client in [clients.enter_context(open_socket(worker)) for _ in range(3)]:
-            client.sendall(request("GET", "/ping"))
-        worker.alive = False
-        with running(worker):
-            wait_until(lambda: not worker.sockets)
-        assert worker.nr == 1
-
-
-def test_stopped_worker_does_not_wait_for_silent_connections(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("files", "connections"), [(resource.RLIM_INFINITY, 1000), (65536, 1000), (150, 50), (20, THREADS + 1)]
+)
+def test_worker_takes_no_more_clients_than_it_may_open_files(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
 ) -> None:
-    monkeypatch.setattr(gthread, "STOP_KEEPALIVE_LINGER", 0.1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+
+    assert max_connections(THREADS) == connections
+
+
+def test_silent_connection_is_closed(worker: Any) -> None:
+    worker.limits.MAX_SILENT_SECONDS = 0.1
+    with open_socket(worker) as silent:
+        assert read_to_end(silent) == b""
+
+
+def test_stopped_worker_does_not_wait_for_silent_connections(service: Service) -> None:
     with made(service, graceful_timeout=20) as worker, running(worker), open_socket(worker) as silent:
-        wait_until(lambda: worker.pending_conns)
+        worker.limits.MAX_SILENT_SECONDS_AT_STOP = 0.1
+        wait_until(lambda: worker.executor.watchdog.silent)
+        stop = StopAfterDrain(worker.sockets, os.getppid(), worker.limits, worker.executor.watchdog.end_silence)
+        stop.handler = worker.handle_exit
+        worker.executor.watchdog.checks.append(stop.check)
         began = time.monotonic()
-        worker.handle_exit(signal.SIGTERM, None)
+        stop.on_signal(signal.SIGTERM, None)
         assert read_to_end(silent) == b""
 
     assert time.monotonic() - began < 5
 
 
-def test_worker_ends_with_its_master(service: Service) -> None:
-    with made(service) as worker, running(worker):
-        worker.ppid = 0
-        wait_until(lambda: not worker.alive and not worker.sockets)
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, StopAfterDrain, list[str]]]:
+    """A listener, the stop that waits for it, and what that has done."""
+    done: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop = StopAfterDrain([listener], os.getppid(), ShortLimits(), lambda: done.append("on_stop"))
+        stop.handler = lambda number, frame: done.append(signal.Signals(number).name)
+        yield listener, stop, done
+
+
+def test_worker_stops_once_no_connection_waits(stopped: tuple[socket.socket, StopAfterDrain, list[str]]) -> None:
+    listener, stop, done = stopped
+    with socket.create_connection(listener.getsockname()):
+        stop.check()
+        stop.on_signal(signal.SIGTERM, None)
+        time.sleep(0.03)
+        stop.check()
+        assert done == []
+        listener.accept()[0].close()
+        stop.check()
+        stop.check()
+        assert done == ["on_stop", "SIGTERM"]
+
+
+def test_worker_that_others_connect_to_all_the_time_stops_in_the_end(
+    stopped: tuple[socket.socket, StopAfterDrain, list[str]],
+) -> None:
+    listener, stop, done = stopped
+    stop.limits.MAX_DRAIN_SECONDS = 0
+    with socket.create_connection(listener.getsockname()):
+        stop.on_signal(signal.SIGTERM, None)
+        stop.check()
+        assert done == ["on_stop", "SIGTERM"]
+
+
+def test_worker_ends_with_its_master(stopped: tuple[socket.socket, StopAfterDrain, list[str]]) -> None:
+    _, stop, done = stopped
+    stop.master = 0
+    stop.check()
+    time.sleep(0.03)
+    stop.check()
+    assert done == ["on_stop", "SIGTERM"]
 
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """What a worker does to the signals is undone afterwards."""
-    before = {number: signal.getsignal(number) for number in (*Worker.SIGNALS, signal.SIGINT)}
+    """What a test does to the signals is undone afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
-    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
+    hooks.unblock_stop_signals()
 
 
 @pytest.mark.usefixtures("signals")
 def test_signals_that_came_since_the_fork_are_handled(service: Service) -> None:
-    arbiter = SimpleNamespace(SIG_QUEUE=SimpleQueue())
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        arbiter.SIG_QUEUE.put(number)
-    with made(service, Worker) as worker:
-        worker.PIPE = os.pipe()
-        os.set_blocking(worker.PIPE[1], False)
-        worker.method_queue.init()
-        hooks.pre_fork(arbiter, worker)
+    stopped: list[int] = []
+    started: list[str] = []
+    service.app.extensions["probe"] = SimpleNamespace(start=lambda: started.append("probe"))
+    with made(service) as worker, running(worker):
+        worker.wsgi = service.app
+        hooks.pre_fork(None, worker)
+        hooks.Master.pid = os.getppid()
+        signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+        hooks.post_worker_init(worker)
 
-        worker.init_signals()
-
-        assert not worker.alive
-        worker.method_queue.close()
-
-
-def test_master_refuses_connections_before_it_stops() -> None:
-    stopped: list[bool] = []
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener, closing(socket.socket(socket.AF_UNIX)) as local:
-        arbiter = SimpleNamespace(
-            stop=stopped.append,
-            reexec_pid=0,
-            master_pid=0,
-            systemd=False,
-            LISTENERS=[SimpleNamespace(sock=listener), SimpleNamespace(sock=local)],
-            log=logging.getLogger("test"),
-        )
-        hooks.when_ready(arbiter)
-        arbiter.stop(False)
-
-        assert stopped == [False]
-        if sys.platform == "linux":
-            assert listener.getsockopt(socket.IPPROTO_IP, hooks.IP_MINTTL) == 255
+        wait_until(lambda: stopped)
+    assert started == ["probe"]
 
 
-@pytest.mark.parametrize("reason", ["reexec_pid", "master_pid", "systemd"])
-def test_listeners_that_others_use_stay_open(reason: str) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        others = {"reexec_pid": 0, "master_pid": 0, "systemd": False, reason: True}
+@pytest.fixture
+def master(monkeypatch: pytest.MonkeyPatch, signals: None) -> Iterator[tuple[socket.socket, list[str]]]:
+    """A master with a listener, and the signals that gunicorn's own handlers got."""
+    got: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: got.append(signal.Signals(number).name))
+    monkeypatch.setattr(os, "register_at_fork", lambda after_in_parent: None)
+    for name in hooks.INHERITED:
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as local:
+        hooks.on_starting(None)
+        hooks.when_ready(None)
+        hooks.pre_fork(None, SimpleNamespace(sockets=[listener, local]))
+        hooks.unblock_stop_signals()
+        yield listener, got
+    monkeypatch.setattr(hooks.Master, "are_shared", False)
 
-        hooks.refuse_connections(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listener)], **others))
+
+def test_master_refuses_connections_before_it_stops(master: tuple[socket.socket, list[str]]) -> None:
+    listener, got = master
+
+    signal.raise_signal(signal.SIGTERM)
+
+    assert got == ["SIGTERM"]
+    if sys.platform == "linux":
+        assert listener.getsockopt(socket.IPPROTO_IP, stop.IP_MINTTL) == 255
+
+
+@pytest.mark.parametrize("variable", hooks.INHERITED)
+def test_listeners_of_systemd_or_a_predecessor_stay_open(
+    master: tuple[socket.socket, list[str]], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    listener, got = master
+    monkeypatch.setenv(variable, "1")
+    hooks.on_starting(None)
+
+    signal.raise_signal(signal.SIGTERM)
+
+    assert got == ["SIGTERM"]
+    socket.create_connection(listener.getsockname(), timeout=20).close()
+
+
+def test_listeners_of_a_successor_stay_open(master: tuple[socket.socket, list[str]]) -> None:
+    listener, got = master
+
+    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signal.SIGTERM)
+
+    assert got == ["SIGUSR2", "SIGTERM"]
+    socket.create_connection(listener.getsockname(), timeout=20).close()
+
+
+def test_listeners_stay_open_where_the_system_cannot_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop.refuse_connections([listener])
 
         socket.create_connection(listener.getsockname(), timeout=20).close()
-
-
-def test_response_of_several_pieces_is_written_as_gunicorn_does(service: Service) -> None:
-    server, client = socket.socketpair()
-    with closing(server), closing(client), made(service) as worker:
-        asked = SimpleNamespace(version=(1, 1), method="GET", should_close=lambda: True, http2=None)
-        answer = response.Response(asked, server, worker.cfg)
-        answer.start_response("200 OK", [("Content-Length", "4")])
-        answer.write(b"ab")
-        answer.write(b"cd")
-        server.close()
-
-        assert read_to_end(client).endswith(b"\r\n\r\nabcd")
-
-
-def test_gunicorn_responds_with_the_class_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsgi, "Response", None)
-
-    response.install()
-
-    assert wsgi.Response is response.Response
