@@ -24,7 +24,7 @@ class Commands(FlaskGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            migrate.init_app(ctx.ensure_object(ScriptInfo).load_app())
+            ctx.with_resource(ctx.ensure_object(ScriptInfo).load_app().app_context())
             return super().invoke(ctx)
         except PostgresError as error:
             raise click.ClickException(str(error)) from error
@@ -57,4 +57,5 @@ for command in (
 
 def run(app: Flask) -> None:
     """Run the command that the command line names on an application."""
+    migrate.init_app(app)
     cli(obj=ScriptInfo(create_app=lambda: app), default_map={"run": {"port": app.config["PORT"]}})

@@ -54,8 +54,8 @@ def open_app(shared_app: Flask, open_database: str) -> Flask:
     return shared_app
 
 
-def test_help_names_every_command() -> None:
-    output = manage.app.test_cli_runner().invoke(cli, ["--help"]).output
+def test_help_names_every_command(shared_app: Flask) -> None:
+    output = invoke(shared_app, "--help").output
 
     for name in (
         "create_db",
@@ -113,7 +113,7 @@ def test_unknown_option_is_a_usage_error(open_app: Flask) -> None:
 
 def test_run_serves_on_the_configured_port(monkeypatch: pytest.MonkeyPatch) -> None:
     served = []
-    monkeypatch.setattr("werkzeug.serving.run_simple", lambda host, port, *arguments, **more: served.append(port))
+    monkeypatch.setattr("flask.cli.run_simple", lambda host, port, *arguments, **more: served.append(port))
     monkeypatch.setattr("sys.argv", ["manage.py", "run", "--no-reload"])
 
     with pytest.raises(SystemExit, match="^0$"):
