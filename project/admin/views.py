@@ -27,7 +27,15 @@ from project.admin.forms import (
     shown,
 )
 from project.admin.sign_in import Page
-from project.api.models import THIS_SECOND, AccessToken, Note, Row, Summary, User
+from project.api.models import (
+    MAX_SEARCH_LENGTH,
+    THIS_SECOND,
+    AccessToken,
+    Note,
+    Row,
+    Summary,
+    User,
+)
 from project.extensions import db
 from project.http.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
 from project.observability.metrics import metrics
@@ -50,6 +58,7 @@ class Table(Page, ModelView):
     column_display_pk = True
     column_display_actions = False
     page_size = 50
+    max_search_length = MAX_SEARCH_LENGTH
     action_disallowed_list = ("delete",)
 
     def get_list(self, page: int | None, *arguments: Any, **options: Any) -> Any:

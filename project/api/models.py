@@ -25,8 +25,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 from project.api.representations import NoteOut, SummaryOut, UserOut
 from project.extensions import Base
 
-#: The longest username and the longest email address, in characters.
-MAX_LENGTH = 128
+#: The longest username, email address and name of a token, in characters.
+MAX_USERNAME_LENGTH = 128
+MAX_EMAIL_LENGTH = 128
+MAX_TOKEN_NAME_LENGTH = 128
+#: The longest text to search for, in characters: as long as what is searched.
+MAX_SEARCH_LENGTH = max(MAX_USERNAME_LENGTH, MAX_EMAIL_LENGTH)
 #: The shortest and the longest title and description of a note, in characters.
 NOTE_LENGTHS = (3, 50)
 #: The longest address of a page that is summarised, in characters.
@@ -67,8 +71,8 @@ class User(Row):
 
     __tablename__ = "users"
 
-    username: Mapped[str] = mapped_column(String(MAX_LENGTH))
-    email: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     active: Mapped[bool] = mapped_column(server_default=true())
     created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
 
@@ -192,7 +196,7 @@ class AccessToken(Base):
     __tablename__ = "access_tokens"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    name: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    name: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME_LENGTH))
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)

@@ -15,7 +15,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from project.api.models import MAX_LENGTH, MAX_URL_LENGTH, NOTE_LENGTHS
+from project.api.models import (
+    MAX_EMAIL_LENGTH,
+    MAX_SEARCH_LENGTH,
+    MAX_URL_LENGTH,
+    MAX_USERNAME_LENGTH,
+    NOTE_LENGTHS,
+)
 from project.api.validation import (
     email_address,
     flag,
@@ -45,7 +51,7 @@ NOT_BLANK = {"pattern": f"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"}
 
 Username = Annotated[
     str,
-    StringConstraints(max_length=MAX_LENGTH),
+    StringConstraints(max_length=MAX_USERNAME_LENGTH),
     AfterValidator(printable),
     AfterValidator(not_blank),
     Field(
@@ -58,7 +64,7 @@ Username = Annotated[
 
 Email = Annotated[
     str,
-    StringConstraints(max_length=MAX_LENGTH, strip_whitespace=True),
+    StringConstraints(max_length=MAX_EMAIL_LENGTH, strip_whitespace=True),
     AfterValidator(printable),
     AfterValidator(email_address),
     Field(
@@ -124,7 +130,7 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 
 Search = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=MAX_LENGTH),
+    StringConstraints(min_length=1, max_length=MAX_SEARCH_LENGTH),
     AfterValidator(printable),
     Field(json_schema_extra={**PRINTABLE}),
 ]

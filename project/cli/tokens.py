@@ -8,14 +8,14 @@ import click
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken
+from project.api.models import MAX_TOKEN_NAME_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken
 from project.extensions import db
 
 
 def token_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
     """Return the name of a token, or refuse what nobody could read in a list."""
-    if not name.strip() or not name.isprintable() or len(name) > MAX_LENGTH:
-        raise click.BadParameter(f"must be printable, not blank, and have at most {MAX_LENGTH} characters.")
+    if not name.strip() or not name.isprintable() or len(name) > MAX_TOKEN_NAME_LENGTH:
+        raise click.BadParameter(f"must be printable, not blank, and have at most {MAX_TOKEN_NAME_LENGTH} characters.")
     return name
 
 
