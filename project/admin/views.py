@@ -27,6 +27,7 @@ from project.admin.forms import (
     shown,
 )
 from project.admin.sign_in import Page
+from project.api.constraints import broken_constraint
 from project.api.models import (
     MAX_SEARCH_LENGTH,
     THIS_SECOND,
@@ -37,7 +38,7 @@ from project.api.models import (
     User,
 )
 from project.extensions import db
-from project.http.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
+from project.http.errors import VersionConflict
 from project.observability.metrics import metrics
 from project.transfer.readers import as_text
 
@@ -134,11 +135,12 @@ class RowTable(Table):
         return bool(written)
 
     def refuse(self, form: RowForm, error: IntegrityError) -> bool:
-        """Tell the form that somebody has the address; any other constraint is there for our own mistakes."""
+        """Tell the field of the form which constraint the row breaks; return False."""
         db.session.rollback()
-        if not is_duplicate_email(error):
+        broken = broken_constraint(error)
+        if broken is None:
             raise error
-        form.email.errors = [EMAIL_EXISTS[0]]
+        form[broken.member].errors = [broken.message]
         return False
 
     @action("remove", "Delete", "Delete these for good?")

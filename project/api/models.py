@@ -101,8 +101,8 @@ USERNAME_FOLDED = func.lower(User.username).collate("C")
 EMAIL_ORDER = User.email.collate("C")
 EMAIL_FOLDED = func.lower(User.email).collate("C")
 
-#: What refuses an address that somebody has, in whatever case it is written.
-USERS_EMAIL_KEY = Index("users_email_key", EMAIL_FOLDED, unique=True)
+# Refuses an address that another user has, in whatever case it is written; constraints.py says how.
+Index("users_email_key", EMAIL_FOLDED, unique=True)
 
 # Ties are broken by the id, also in the indexes.
 Index("users_username_idx", USERNAME_ORDER, User.id)

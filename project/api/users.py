@@ -66,6 +66,8 @@ USERS: Rows[UserOut] = Rows(User, USER_SHOWN, members=("username", "email", "act
 class UserList(Resource):
     """All users."""
 
+    rows = USERS
+
     @scope("users:read")
     @query(UserQuery)
     def get(self, asked: UserQuery) -> tuple[UserListing, Literal[200], ListingHeaders]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg2
 from flask import current_app
 from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
@@ -118,8 +119,8 @@ def look_up(digest: bytes) -> Grant | None:
 
 
 def note_use(token_id: int) -> None:
-    """Write that the token is in use; who cannot write may read nevertheless."""
+    """Write that the token is in use, where the database can be written."""
     try:
         NOTE_USE.rows(key=token_id)
-    except DBAPIError as error:
+    except (DBAPIError, psycopg2.Error) as error:
         current_app.logger.info("last use of a token not noted: %s", one_line(error))

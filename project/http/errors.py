@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg2
 from flask import Flask, Response, current_app, g, request
-from psycopg2.errors import UndefinedColumn, UndefinedTable, UniqueViolation
+from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -22,7 +22,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from project.api.models import USERS_EMAIL_KEY
+from project.api.constraints import broken_constraint
 from project.api.representations import Error, Fault
 from project.api.validation import InvalidInput
 from project.http.instrumentation import choose_request_id, send_request_id
@@ -45,10 +45,6 @@ MESSAGES = {
     500: "The service failed to answer this request.",
     503: "The database is not available at the moment.",
 }
-
-
-#: The message and the code for whoever wants an address that somebody has.
-EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
 
 
 class VersionConflict(PreconditionFailed):
@@ -100,16 +96,12 @@ def invalid_input(error: InvalidInput) -> Response:
     return error_response(status, error.message, error.code, error.detail)
 
 
-def is_duplicate_email(error: IntegrityError) -> bool:
-    """Say whether the database refused an address that somebody has."""
-    return isinstance(error.orig, UniqueViolation) and error.orig.diag.constraint_name == USERS_EMAIL_KEY.name
-
-
-def integrity_error(error: IntegrityError) -> Response:
-    """Answer a writer who came second; any other constraint is there for our own mistakes."""
-    if is_duplicate_email(error):
-        return error_response(400, *EMAIL_EXISTS)
-    raise error
+def integrity_error(error: IntegrityError | psycopg2.IntegrityError) -> Response:
+    """Answer a write that breaks a constraint of constraints.py; any other is a mistake of the program."""
+    broken = broken_constraint(error)
+    if broken is None:
+        raise error
+    return error_response(broken.status, broken.message, broken.code)
 
 
 def kind(error: Exception) -> str:
@@ -124,18 +116,19 @@ def database_error(error: Exception) -> Response:
     return http_error(ServiceUnavailable(retry_after=1))
 
 
-def odd_database_error(error: DBAPIError) -> Response:
-    """Answer for a database that has become read-only or lacks a migration; any other such error is our mistake."""
-    if isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
+def odd_database_error(error: DBAPIError | psycopg2.Error) -> Response:
+    """Answer for a database that is read-only or lacks a migration; another such error is a mistake of the program."""
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, (UndefinedColumn, UndefinedTable)):
         current_app.logger.error("the database lacks a migration: run python manage.py db upgrade")
-    elif not error.connection_invalidated:
+    elif not (isinstance(cause, ReadOnlySqlTransaction) or getattr(error, "connection_invalidated", False)):
         raise error
     return database_error(error)
 
 
 def log_exception(error: Any) -> None:
-    """Log what nobody has foreseen; Flask's own words for it have the path in them."""
-    if isinstance(error[1], SQLAlchemyError):
+    """Log an error that no handler answers; the message of Flask's own would contain the path."""
+    if isinstance(error[1], (SQLAlchemyError, psycopg2.Error)):
         metrics().db_errors.labels(kind(error[1])).inc()
     current_app.logger.error("unhandled exception", exc_info=error)
 
@@ -147,9 +140,11 @@ def init_app(app: Flask) -> None:
     app.after_request(send_request_id)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(InvalidInput, invalid_input)
-    app.register_error_handler(IntegrityError, integrity_error)
+    # SQLAlchemy's of sessions, psycopg2's of single statements.
+    for refusal in (IntegrityError, psycopg2.IntegrityError):
+        app.register_error_handler(refusal, integrity_error)
     driver_failures = (psycopg2.OperationalError, psycopg2.InterfaceError)
     for database_failure in (OperationalError, InterfaceError, PoolTimeout, *driver_failures):
         app.register_error_handler(database_failure, database_error)
-    for perhaps in (InternalError, ProgrammingError):
+    for perhaps in (InternalError, ProgrammingError, psycopg2.InternalError, psycopg2.ProgrammingError):
         app.register_error_handler(perhaps, odd_database_error)

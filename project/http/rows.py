@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast
 
 from flask import abort, request
-from sqlalchemy import Text, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Table, Text, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from project.api.models import Row
@@ -48,6 +48,7 @@ class Rows(Generic[Out]):
         missing: str,
         also: Mapping[str, Any] | None = None,
     ) -> None:
+        self.table = cast(Table, table.__table__)
         self.members, self.missing = members, missing
         self.names = [column.key for column in shown]
         nullable = {column.key for column in table.__table__.columns if column.nullable}

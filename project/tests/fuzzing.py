@@ -6,10 +6,11 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from project.api.constraints import CONSTRAINTS
 from project.api.models import MAX_EMAIL_LENGTH
 
 #: Refusals that what is stored decides, not what was sent: no schema can tell them beforehand.
-STATE = {"email_exists", "version_conflict"}
+STATE = {"version_conflict", *(constraint.code for constraint in CONSTRAINTS.values())}
 #: Refusals of texts that no schema describes: the rows of a file.
 UNTOLD = {"invalid_file"}
 
