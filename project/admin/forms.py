@@ -1,6 +1,5 @@
 """The forms and the filters of the admin pages."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -10,10 +9,8 @@ from flask_admin.form import SecureForm
 from wtforms import BooleanField, HiddenField, StringField
 
 from project.api.payloads import NoteIn, Payload, SummaryWanted, UserIn
-from project.api.validation import InvalidPayload
+from project.api.validation import InvalidPayload, parse_id
 from project.http.bodies import validated
-
-ROW_ID = re.compile("[1-9][0-9]{0,17}")
 
 
 def shown(value: Any) -> str:
@@ -28,8 +25,8 @@ def shown(value: Any) -> str:
 
 
 def rows_chosen(given: Sequence[str]) -> list[int]:
-    """Return the ids of the rows that somebody has chosen."""
-    return [int(row) for row in given if ROW_ID.fullmatch(row)]
+    """Return the ids of the rows that a form names."""
+    return [row_id for row_id in map(parse_id, given) if row_id]
 
 
 class ChoiceFilter(BaseSQLAFilter):

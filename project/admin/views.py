@@ -16,7 +16,6 @@ from sqlalchemy import String, delete, func, update
 from sqlalchemy.exc import IntegrityError
 
 from project.admin.forms import (
-    ROW_ID,
     ChoiceFilter,
     NoteForm,
     RowForm,
@@ -37,6 +36,7 @@ from project.api.models import (
     Summary,
     User,
 )
+from project.api.validation import parse_id
 from project.extensions import db
 from project.http.errors import VersionConflict
 from project.observability.metrics import metrics
@@ -80,7 +80,8 @@ class Table(Page, ModelView):
     def get_one(self, id: str | list[str]) -> Any:
         """Return the row of an id, if there is one."""
         # Flask-Admin gives a list where the address names several.
-        return db.session.get(self.model, int(id)) if isinstance(id, str) and ROW_ID.fullmatch(id) else None
+        row_id = parse_id(id) if isinstance(id, str) else None
+        return db.session.get(self.model, row_id) if row_id else None
 
     def handle_action(self, return_view: str | None = None) -> Any:
         """Ask before an action is done, then do it."""

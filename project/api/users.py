@@ -24,13 +24,14 @@ from project.api.representations import (
     UserShown,
     UserWritten,
 )
+from project.api.validation import parse_id
 from project.auth.access import scope
 from project.http.bodies import body, query
 from project.http.conditional import etag
 from project.http.pagination import Listing, next_link
 from project.http.resources import Api, Resource
 from project.http.response_headers import ListingHeaders, NewRowHeaders, VersionHeaders
-from project.http.rows import LARGEST_ID, Rows
+from project.http.rows import Rows
 from project.observability.metrics import metrics
 
 users_blueprint = Blueprint("users", __name__)
@@ -134,10 +135,8 @@ def filter_values(asked: UserQuery) -> dict[str, Any]:
 
 
 def user_key(user_id: str) -> int:
-    """Return the id that a path names, or abort with 404: user 1 has one address, not /users/01 or /users/١ too."""
-    if not re.fullmatch("[1-9][0-9]{0,18}", user_id) or int(user_id) > LARGEST_ID:
-        USERS.not_there()
-    return int(user_id)
+    """Return the id that a path names, or abort with 404."""
+    return parse_id(user_id) or USERS.not_there()
 
 
 def change(user_id: str, payload: UserIn | UserChanges) -> tuple[UserWritten, Literal[200], VersionHeaders]:

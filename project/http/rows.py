@@ -1,6 +1,5 @@
 """The rows of a table: the statements that read and write one, and Resources that show rows as they are."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast
 
@@ -10,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from project.api.models import Row
 from project.api.payloads import Id, PageQuery, Payload
-from project.api.validation import InvalidPath, fault
+from project.api.validation import ID, InvalidPath, fault, parse_id
 from project.auth.access import READ, WRITE, scope
 from project.http.bodies import query
 from project.http.conditional import etag, expected_versions
@@ -24,10 +23,6 @@ from project.http.response_headers import (
     VersionHeaders,
 )
 from project.storage.statements import Statement
-
-#: The largest that the database has.
-LARGEST_ID = 2**63 - 1
-
 
 Out = TypeVar("Out")
 
@@ -153,7 +148,6 @@ class RowDetail(Resource, Generic[Out]):
 
     def row_id(self, given: str) -> int:
         """Return the id that a path names, or refuse what is none; one that no row can have is a 404."""
-        if not re.fullmatch("[1-9][0-9]*", given):
+        if not ID.fullmatch(given):
             raise InvalidPath(fault("Must be a whole number of 1 or more.", "id", "path", "id"))
-        # Python refuses to read thousands of digits.
-        return int(given) if len(given) < 20 and int(given) <= LARGEST_ID else self.rows.not_there()
+        return parse_id(given) or self.rows.not_there()

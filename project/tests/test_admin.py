@@ -315,6 +315,16 @@ def test_action_is_done_after_a_confirmation(
     assert "d: 1." in visitor.get("users/").text
 
 
+def test_user_of_the_largest_id_is_edited_and_removed(
+    admin_app: Flask, open_database: str, visitor: Visitor, michael: int
+) -> None:
+    execute(open_database, f"UPDATE users SET id = {2**63 - 1}")
+
+    assert visitor.get(f"users/edit/?id={2**63 - 1}").status_code == 200
+    assert visitor.post("users/action/", action="remove", rowid=2**63 - 1, confirmed="yes").status_code == 302
+    assert users(admin_app) == []
+
+
 def test_action_needs_rows_and_a_name_that_is_known(admin_app: Flask, visitor: Visitor, michael: int) -> None:
     assert visitor.post("users/action/", action="remove", rowid="x", confirmed="yes").status_code == 302
     assert "Choose rows first." in visitor.get("users/").text
@@ -370,7 +380,14 @@ def test_list_has_pages(admin_app: Flask, visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["users/edit/?id=x", "users/edit/?id=99999999999999999999", "users/edit/?id=7", "users/edit/?id=1&id=2"]
+    "path",
+    [
+        "users/edit/?id=x",
+        "users/edit/?id=01",
+        "users/edit/?id=99999999999999999999",
+        "users/edit/?id=7",
+        "users/edit/?id=1&id=2",
+    ],
 )
 def test_row_that_does_not_exist_leads_back(visitor: Visitor, path: str) -> None:
     assert visitor.client.get(f"/admin/{path}", base_url="https://localhost").status_code == 302
