@@ -10,12 +10,12 @@ from werkzeug.routing import BaseConverter
 from project.api.models import (
     EMAIL_FOLDED,
     EMAIL_ORDER,
-    USER_SHOWN,
     USERNAME_FOLDED,
     USERNAME_ORDER,
     User,
 )
-from project.api.payloads import Id, UserChanges, UserIn, UserQuery
+from project.api.payloads import Id, UserChanges, UserIn
+from project.api.queries import UserQuery
 from project.api.representations import (
     Message,
     UserListing,
@@ -50,7 +50,7 @@ class UserKey(BaseConverter):
 users_blueprint.record_once(lambda state: state.app.url_map.converters.update(default=UserKey))
 
 LISTING = Listing(
-    USER_SHOWN,
+    User,
     keys={"id": User.id, "username": USERNAME_ORDER, "email": EMAIL_ORDER, "created_date": User.created_date},
     # Each in the form that an index serves.
     filters={
@@ -61,7 +61,7 @@ LISTING = Listing(
     },
 )
 
-USERS: Rows[UserOut] = Rows(User, USER_SHOWN, members=("username", "email", "active"), missing="User does not exist")
+USERS: Rows[UserOut] = Rows(User, missing="User does not exist")
 
 
 class UserList(Resource):
@@ -88,7 +88,7 @@ class UserList(Resource):
     @body(UserIn)
     def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewRowHeaders]:
         """Add a user."""
-        user, version = USERS.add(payload.model_dump())
+        user, version = USERS.add(payload.members())
         metrics().users_created.inc()
         answer: UserWritten = {"status": "success", "message": f"{user['email']} was added!", "data": user}
         return answer, 201, {"Location": f"/users/{user['id']}", **etag(version)}

@@ -12,7 +12,7 @@ import click
 import orjson
 from tqdm import tqdm
 
-from project.api.payloads import OnConflict
+from project.api.queries import OnConflict
 from project.api.representations import Fault
 from project.api.validation import InvalidFile
 from project.extensions import db

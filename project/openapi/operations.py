@@ -40,6 +40,7 @@ from project.openapi.components import (
     FILE_CONTENT,
     REQUEST_ID,
     Json,
+    QuerySchemas,
     Schemas,
     apart,
     invalid,
@@ -99,7 +100,7 @@ class Builder:
         responses = {status: self.answer(status, *answer) for status, *answer in signature(resource, function)}
         scopes = self.scopes(path, function, noun)
         if query:
-            members = self.schema(query)["properties"]
+            members = self.schema(query, QuerySchemas)["properties"]
             parameters += [{"name": name, "in": "query", **apart(schema)} for name, schema in members.items()]
         if is_versioned(path, resource):
             # json_response() answers 304 by itself; If-Match is the duty of the Resources.
@@ -213,9 +214,9 @@ class Builder:
             ),
         }
 
-    def schema(self, kind: Any) -> Json:
+    def schema(self, kind: Any, generator: type[Schemas] = Schemas) -> Json:
         """Return the JSON schema of a type; what it refers to becomes a component."""
-        schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", schema_generator=Schemas)
+        schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", schema_generator=generator)
         self.schemas.update(schema.pop("$defs", {}))
         return schema
 

@@ -10,7 +10,8 @@ from psycopg2.sql import SQL, Composable
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Engine, text
 
-from project.api.payloads import OnConflict, UserRow
+from project.api.payloads import UserRow
+from project.api.queries import OnConflict
 from project.api.representations import Fault
 from project.api.validation import MOST_ERRORS, fault, in_words
 from project.transfer.readers import READERS, Lines, Row
