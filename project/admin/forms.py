@@ -1,14 +1,18 @@
 """The forms and the filters of the admin pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 from flask_admin.contrib.sqla.filters import BaseSQLAFilter
 from flask_admin.form import SecureForm
+from pydantic.fields import FieldInfo
+from sqlalchemy import Column, Table
 from wtforms import BooleanField, HiddenField, StringField
 
-from project.api.payloads import NoteIn, Payload, SummaryWanted, UserIn
+from project.api.members import default_of
+from project.api.models import Row
+from project.api.payloads import Payload
 from project.api.validation import InvalidPayload, parse_id
 from project.http.bodies import validated
 
@@ -92,25 +96,30 @@ class RowForm(SecureForm):
         return valid
 
 
-class UserForm(RowForm):
-    """A user."""
-
-    payload = UserIn
-    username = StringField("Username")
-    email = StringField("Email address", render_kw={"inputmode": "email"})
-    active = BooleanField("Active", default=True)
+#: The keyboard of a telephone for a text of this format.
+INPUT_MODES = {"idn-email": "email", "iri": "url"}
 
 
-class NoteForm(RowForm):
-    """A note."""
+def form_for(model: type[Row], payload: type[Payload], labels: Mapping[str, str]) -> type[RowForm]:
+    """Return the form of a model: a field for each member of the payload."""
 
-    payload = NoteIn
-    title = StringField("Title")
-    description = StringField("Description")
+    class Form(RowForm):
+        """A row."""
+
+    Form.payload = payload
+    for name, member in payload.model_fields.items():
+        column = cast(Table, model.__table__).columns[name]
+        label = labels.get(name, name.replace("_", " ").capitalize())
+        setattr(Form, name, field_for(column, label, member))
+    return Form
 
 
-class SummaryForm(RowForm):
-    """A page to summarise."""
-
-    payload = SummaryWanted
-    url = StringField("URL", render_kw={"inputmode": "url"})
+def field_for(column: Column[Any], label: str, member: FieldInfo) -> Any:
+    """Return the field for the values of a column."""
+    if column.type.python_type is bool:
+        return BooleanField(label, default=default_of(column) == "true")
+    extra = member.json_schema_extra
+    format = extra.get("format") if isinstance(extra, dict) else None
+    # Where there may be null, an empty field is.
+    filters = [lambda text: text or None] if column.nullable else []
+    return StringField(label, filters=filters, render_kw={"inputmode": INPUT_MODES.get(str(format), "text")})

@@ -17,11 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from project.admin.forms import (
     ChoiceFilter,
-    NoteForm,
     RowForm,
     SinceFilter,
-    SummaryForm,
-    UserForm,
+    form_for,
     rows_chosen,
     shown,
 )
@@ -36,6 +34,7 @@ from project.api.models import (
     Summary,
     User,
 )
+from project.api.payloads import NoteIn, SummaryWanted, UserIn
 from project.api.validation import parse_id
 from project.extensions import db
 from project.http.errors import VersionConflict
@@ -157,10 +156,10 @@ class UserTable(RowTable):
     """The users."""
 
     noun = "user"
-    form = UserForm
-    column_list = column_export_list = ["id", "username", "email", "active", "created_date"]
-    column_sortable_list = column_list
     column_labels = {"id": "Id", "email": "Email address", "created_date": "Created (UTC)"}
+    form = form_for(User, UserIn, column_labels)
+    column_list = column_export_list = list(User.representation.__annotations__)
+    column_sortable_list = column_list
     column_searchable_list = ("username", "email")
     column_filters = (
         ChoiceFilter(User.active, "Active", [("1", "yes", True), ("0", "no", False)]),
@@ -197,10 +196,10 @@ class NoteTable(RowTable):
     """The notes."""
 
     noun = "note"
-    form = NoteForm
-    column_list = column_export_list = ["id", "title", "description", "created_date"]
-    column_sortable_list = column_list
     column_labels = {"id": "Id", "created_date": "Created (UTC)"}
+    form = form_for(Note, NoteIn, column_labels)
+    column_list = column_export_list = list(Note.representation.__annotations__)
+    column_sortable_list = column_list
     column_searchable_list = ("title", "description")
     column_filters = (SinceFilter(Note.created_date, "Created since"),)
 
@@ -210,10 +209,10 @@ class SummaryTable(RowTable):
 
     can_edit = False
     noun = "page to summarise"
-    form = SummaryForm
+    column_labels = {"id": "Id", "url": "URL", "created_at": "Created (UTC)"}
+    form = form_for(Summary, SummaryWanted, column_labels)
     column_list = column_export_list = ["id", "url", "summary", "state", "reason", "attempts", "created_at"]
     column_sortable_list = ("id", "url", "state", "attempts", "created_at")
-    column_labels = {"id": "Id", "url": "URL", "created_at": "Created (UTC)"}
     column_searchable_list = ("url", "summary")
     column_filters = (
         ChoiceFilter(Summary.state, "State", [(state, state, state) for state in ("pending", "done", "failed")]),

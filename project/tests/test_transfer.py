@@ -613,7 +613,7 @@ def test_killed_import_leaves_the_table_as_it_was(open_database: str, tmp_path: 
     working = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query "
-        + ("LIKE '%CREATE TEMPORARY TABLE%'" if moment == "staging" else "LIKE '%INSERT INTO users (id%'")
+        + ("LIKE '%CREATE TEMPORARY TABLE%'" if moment == "staging" else "LIKE '%INSERT INTO users (_id%'")
     )
     wait_for(open_database, working, 1)
     command.send_signal(signal.SIGKILL)
