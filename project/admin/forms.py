@@ -15,6 +15,7 @@ from project.api.models import Row
 from project.api.payloads import Payload
 from project.api.validation import InvalidPayload, parse_id
 from project.http.bodies import validated
+from project.transfer.readers import whole
 
 
 def shown(value: Any) -> str:
@@ -114,12 +115,21 @@ def form_for(model: type[Row], payload: type[Payload], labels: Mapping[str, str]
     return Form
 
 
+def as_number(value: Any) -> Any:
+    """Return the whole number that a field has, or as it is what the payload will refuse."""
+    return whole(value) if isinstance(value, str) else value
+
+
+def as_null(value: Any) -> Any:
+    """Return null for an empty field, or the value of another one."""
+    return None if value == "" else value
+
+
 def field_for(column: Column[Any], label: str, member: FieldInfo) -> Any:
     """Return the field for the values of a column."""
     if column.type.python_type is bool:
         return BooleanField(label, default=default_of(column) == "true")
     extra = member.json_schema_extra
     format = extra.get("format") if isinstance(extra, dict) else None
-    # Where there may be null, an empty field is.
-    filters = [lambda text: text or None] if column.nullable else []
+    filters = [*([as_number] if column.type.python_type is int else []), *([as_null] if column.nullable else [])]
     return StringField(label, filters=filters, render_kw={"inputmode": INPUT_MODES.get(str(format), "text")})

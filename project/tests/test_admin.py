@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from pydantic.fields import FieldInfo
+from sqlalchemy import Column, Integer, select
+from werkzeug.datastructures import MultiDict
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
+from wtforms import Form
 
 from project import db
+from project.admin.forms import field_for
 from project.api.models import User
 from project.auth import tokens
 from project.config import ProductionConfig
@@ -313,6 +317,15 @@ def test_action_is_done_after_a_confirmation(
 
     assert [(username, active) for username, _, active in users(admin_app)] == done
     assert "d: 1." in visitor.get("users/").text
+
+
+@pytest.mark.parametrize(("text", "value"), [("5", 5), ("", None), ("five", "five")])
+def test_field_of_a_nullable_number_has_a_number_or_null(text: str, value: object) -> None:
+    class Age(Form):
+        age = field_for(Column("age", Integer, nullable=True), "Age", FieldInfo())
+
+    assert Age(MultiDict({"age": text})).age.data == value
+    assert 'value="5"' in str(Age(obj=SimpleNamespace(age=5)).age())
 
 
 def test_user_of_the_largest_id_is_edited_and_removed(

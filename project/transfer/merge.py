@@ -7,7 +7,7 @@ from project.api.members import DIALECT, USER_MEMBERS, Member, default_of, sql_o
 from project.api.models import EMAIL_FOLDED
 from project.api.payloads import UserIn
 
-#: What an import keeps of a user, and of this what it writes to one who is there: the id and the date stay.
+#: What an import keeps of a user, and of this what it writes to an existing one, whose id and date stay.
 KEPT = [member for member in USER_MEMBERS if member.is_taken]
 WRITTEN = [member for member in KEPT if member.name in UserIn.model_fields]
 
@@ -82,7 +82,7 @@ DROP_SUPERSEDED = SQL("""
 IS_NEW = SQL("NOT EXISTS (SELECT FROM users WHERE {} = key)").format(SQL(KEY))
 
 
-# An id of a user who is there does not count: the address says which user is meant.
+# The id of a row with a known address does not count: the address says which user is meant.
 FIND_IDS = SQL("""
     INSERT INTO faults SELECT * FROM conflicts
     WHERE type = 'id_exists' AND line IN (SELECT line FROM staged WHERE {})
@@ -110,12 +110,12 @@ def value(member: Member, otherwise: Composable) -> Composable:
 
 
 def default(member: Member) -> Composable:
-    """Return what a new user gets who is not told a member."""
+    """Return what a new user gets where the row does not tell a member."""
     return SQL("nextval(pg_get_serial_sequence('users', 'id'))" if member.name == "id" else default_of(member.column))
 
 
 def present(member: Member) -> Composable:
-    """Return what a user has who is there."""
+    """Return what the existing user has."""
     return SQL("users.{}").format(Identifier(member.name))
 
 
@@ -133,8 +133,8 @@ ADD_ALL = SQL("{} ORDER BY line").format(INSERT)
 ADD_OTHERS = SQL("{} ORDER BY line ON CONFLICT DO NOTHING").format(INSERT)
 
 
-# In this order: whom the first statement does not find is new to the second one. Where another writer adds one in
-# between, its unique index refuses, and the merge begins again.
+# In this order: a user that the first statement does not find is new to the second one. Where another writer adds it
+# in between, the unique index refuses, and the merge begins again.
 WRITE_PRESENT = SQL("UPDATE users SET {} FROM staged WHERE {} = key").format(
     SQL(", ").join(
         SQL("{} = {}").format(Identifier(member.name), value(member, present(member))) for member in WRITTEN
