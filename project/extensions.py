@@ -25,6 +25,4 @@ class Base(DeclarativeBase):
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False}, engine_options={"poolclass": Pool})
 # Flask-SQLAlchemy gives it to the subclasses of db.Model alone.
 Base.query = db.session.query_property(Query)
-
-
 migrate = Migrate(db=db, directory=str(ROOT / "migrations"), compare_server_default=True)

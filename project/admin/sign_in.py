@@ -27,19 +27,16 @@ from project.auth.tokens import Grant, Tokens
 #: What a person's token must allow.
 SCOPE = "admin"
 
-
 #: The pages have no script at all, so none may run; the icon is an empty data: URL.
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-
 
 #: For a browser that keeps no cookie: over plain HTTP it drops one that is for HTTPS alone.
 NO_COOKIE = (
     "Your browser sent no cookie back, so you cannot sign in: open this page with https://, or, behind a proxy that"
     " speaks plain HTTP, have the operator set TRUSTED_PROXIES."
 )
-
 
 STATIC = Path(__file__).resolve().parent / "static"
 

@@ -43,8 +43,6 @@ from project.transfer.readers import as_text
 
 #: Of an export, which is made in memory; whoever has more takes the API.
 MOST_EXPORTED = 100_000
-
-
 LAST_PAGE = 1_000_000
 
 

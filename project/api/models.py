@@ -40,13 +40,9 @@ MAX_URL_LENGTH = 2083
 PREFIX = "usr_"
 #: What a token may allow.
 SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:read", "summaries:write", "admin")
-
-
 # Whole seconds, by the database's clock: what is stored is what is shown.
 SECONDS = TIMESTAMP(timezone=True, precision=0)
 THIS_SECOND = func.date_trunc("second", func.now())
-
-
 #: A column as it is read.
 Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 

@@ -36,20 +36,11 @@ from project.api.validation import (
 
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
-
-
 # What the functions above check, for the OpenAPI document; it cannot write half a surrogate pair, and need not.
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
-
-
 BLANK = r"\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-
-
 PRINTABLE = {"pattern": f"^[^{CONTROL}]*$"}
-
-
 NOT_BLANK = {"pattern": f"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"}
-
 
 Username = Annotated[
     str,
@@ -62,7 +53,6 @@ Username = Annotated[
         examples=["michael"],
     ),
 ]
-
 
 Email = Annotated[
     str,
@@ -78,14 +68,12 @@ Email = Annotated[
     ),
 ]
 
-
 NoteText = Annotated[
     str,
     StringConstraints(min_length=NOTE_LENGTHS[0], max_length=NOTE_LENGTHS[1]),
     AfterValidator(printable),
     Field(description="A text without control characters.", json_schema_extra={**PRINTABLE}),
 ]
-
 
 Url = Annotated[
     str,
@@ -99,7 +87,6 @@ Url = Annotated[
     ),
 ]
 
-
 SummaryText = Annotated[
     str,
     StringConstraints(max_length=10_000),
@@ -107,15 +94,12 @@ SummaryText = Annotated[
     Field(description="The text; an empty one asks for another.", json_schema_extra={**PRINTABLE}),
 ]
 
-
 Active = Annotated[bool, Field(description="Whether the user takes part; a new one does unless this says otherwise.")]
-
 
 #: The id of a row, in a path. All that is no such number is nobody's id, so it stays text until somebody looks.
 Id = Annotated[
     str, WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1, "description": "An id.", "examples": [1]})
 ]
-
 
 #: The default of a member that may be left out. It is never used: what is not sent is not written.
 NOT_SENT: Any = None

@@ -10,7 +10,6 @@ from project.api.validation import flag, printable, whole_number
 
 Flag = Annotated[bool, BeforeValidator(flag)]
 
-
 Search = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_SEARCH_LENGTH),

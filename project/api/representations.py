@@ -98,7 +98,6 @@ class Welcome(TypedDict):
 
 RowId = Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"}, examples=[1])]
 
-
 TakenIn = Annotated[
     str,
     Field(

@@ -11,8 +11,6 @@ from project.http.response_headers import ToDocsHeaders, WelcomeHeaders
 
 root_blueprint = Blueprint("root", __name__)
 api = Api(root_blueprint)
-
-
 HereIsAll = tuple[Welcome, Literal[200], WelcomeHeaders]
 GoToDocs = tuple[Message, Literal[302], ToDocsHeaders]
 

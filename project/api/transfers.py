@@ -28,15 +28,9 @@ from project.transfer import sessions, staging, writers
 from project.transfer.readers import FILES, NO_FILE
 
 transfers_blueprint = Blueprint("transfers", __name__)
-
-
 api = Api(transfers_blueprint)
-
-
 #: Of refused rows, how many faults an answer lists.
 MOST_FAULTS = 1000
-
-
 File = Annotated[Response, Served(tuple(FILES), ExportHeaders)]
 
 

@@ -16,17 +16,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from project.api.representations import Fault
 
 HTTP_URL = TypeAdapter(AnyHttpUrl)
-
-
 HTTP_URL_PATTERN = r"(?i:https?)://[^\s\\]+"
-
-
 # Control characters, and the halves of surrogate pairs, which JSON can write though no text holds them.
 SURROGATES = re.compile("[\ud800-\udfff]")
-
-
 UNPRINTABLE = re.compile(f"[\x00-\x1f\x7f-\x9f]|{SURROGATES.pattern}")
-
 
 # What most addresses are like. email-validator takes them too, at 17 µs; what is odd in any way is left to it.
 PLAIN_ADDRESS = re.compile(
@@ -35,14 +28,10 @@ PLAIN_ADDRESS = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
-
 #: How an id is written: a positive decimal number in ASCII digits, so that a row has one address and no second one.
 ID = re.compile("[1-9][0-9]*")
-
-
 #: The largest id that the database has.
 MAX_ID = 2**63 - 1
-
 
 #: What callers read for the errors that pydantic finds by itself.
 MESSAGES = {
@@ -59,11 +48,8 @@ MESSAGES = {
     "literal_error": "Must be one of {expected}.",
 }
 
-
 #: A body of 64 KiB has room for thousands of unknown members; naming the first of them will do.
 MOST_ERRORS = 50
-
-
 #: More than any payload has, also in its texts. Python's parser recurses for each, up to a limit of its version's.
 MOST_BRACKETS = 200
 

@@ -15,27 +15,15 @@ from project.auth.tokens import Grant, Tokens
 
 #: Open to everybody, whatever the configuration says.
 OPEN_PATHS = ("/ping", "/health")
-
-
 #: The one path that METRICS_TOKEN opens.
 METRICS = "/metrics"
-
-
 #: The pages under this address have a sign-in of their own: a browser sends no token in a header.
 ADMIN = "/admin"
-
-
 #: The scope of a call that any token allows.
 ANY = "any"
-
-
 #: The scopes of methods that several Resources inherit: reading and writing what the blueprint is named after.
 READ, WRITE = "read", "write"
-
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-
 #: What METRICS_TOKEN allows, by the name that the log has for it.
 METRICS_GRANT = Grant("METRICS_TOKEN", frozenset())
 

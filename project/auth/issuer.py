@@ -23,23 +23,14 @@ from flask import Flask
 from werkzeug.exceptions import ServiceUnavailable
 
 log = getLogger(__name__)
-
-
 #: None by which somebody could sign with a key that everybody knows.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-
-
 #: How long keys are good, how often an unknown one makes us ask again, and a silent issuer; in seconds.
 LIFETIME, REFRESH, RETRY = 600, 60, 5
-
-
 #: How long the issuer may take for one answer, in seconds, and its largest answer, in bytes.
 TIMEOUT, LARGEST = 2, 512 * 1024
-
-
 #: How far the issuer's clock may be from ours, in seconds.
 LEEWAY = 5
-
 
 # All but those for redirects, files and FTP.
 HANDLERS: tuple[type[BaseHandler], ...] = (

@@ -17,8 +17,6 @@ from project.observability.logs import one_line
 
 #: Never refused: whoever looks after the service asks for these.
 UNLIMITED_PATHS = ("/ping", "/health")
-
-
 #: For Redis, in seconds: a request must not wait for its counting.
 TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 

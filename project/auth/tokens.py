@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
 #: How long a process trusts what it knows of a token, in seconds: so long may a revoked or expired one pass.
 TRUST = 1
-
-
 #: How many tokens a process knows at most; it then forgets them all.
 MOST_KNOWN = 1024
-
 
 FIND_TOKEN = Statement(
     select(
@@ -39,7 +36,6 @@ FIND_TOKEN = Statement(
         or_(AccessToken.expires_at.is_(None), AccessToken.expires_at > func.now()),
     )
 )
-
 
 # Of two requests one writes, and none waits for the other.
 NOTE_USE = Statement(

@@ -15,13 +15,11 @@ FIXED = {
     "Cache-Control": "no-store",
 }
 
-
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match, If-None-Match, X-Request-ID",
     "Access-Control-Max-Age": "600",
 }
-
 
 EXPOSED = "ETag, Link, Location, Retry-After, X-Request-ID, X-Total-Count"
 

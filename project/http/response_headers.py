@@ -27,15 +27,9 @@ ETag = Annotated[
     ),
 ]
 
-
 Location = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
-
-
 NoHeaders = TypedDict("NoHeaders", {})
-
-
 VersionHeaders = TypedDict("VersionHeaders", {"ETag": ETag})
-
 
 NewRowHeaders = TypedDict(
     "NewRowHeaders",
@@ -44,7 +38,6 @@ NewRowHeaders = TypedDict(
         "ETag": ETag,
     },
 )
-
 
 Link = Annotated[
     str,
@@ -55,9 +48,7 @@ Link = Annotated[
     ),
 ]
 
-
 NextHeaders = TypedDict("NextHeaders", {"Link": NotRequired[Link]})
-
 
 ListingHeaders = TypedDict(
     "ListingHeaders",
@@ -79,7 +70,6 @@ ListingHeaders = TypedDict(
     },
 )
 
-
 RetryHeaders = TypedDict(
     "RetryHeaders",
     {
@@ -97,15 +87,9 @@ RetryHeaders = TypedDict(
     },
 )
 
-
 Vary = Annotated[str, Field(description="What the answer depends on.", examples=["Accept"])]
-
-
 WelcomeHeaders = TypedDict("WelcomeHeaders", {"Vary": Vary})
-
-
 ExportHeaders = TypedDict("ExportHeaders", {"Vary": Vary})
-
 
 ToDocsHeaders = TypedDict(
     "ToDocsHeaders",
@@ -115,12 +99,8 @@ ToDocsHeaders = TypedDict(
     },
 )
 
-
 CacheControl = Annotated[str, Field(description="How long a copy is good.", examples=["no-cache, max-age=3600"])]
-
-
 FileHeaders = TypedDict("FileHeaders", {"Cache-Control": CacheControl})
-
 
 PageHeaders = TypedDict(
     "PageHeaders",
@@ -132,15 +112,8 @@ PageHeaders = TypedDict(
     },
 )
 
-
 #: The OpenAPI document.
 Document = Annotated[dict[str, Any], Field(description="An OpenAPI 3.1 document.")]
-
-
 Figures = Annotated[Response, Served(("text/plain",), NoHeaders)]
-
-
 Page = Annotated[Response, Served(("text/html",), PageHeaders)]
-
-
 File = Annotated[Response, Served(("text/css", "text/javascript", "image/png"), FileHeaders)]

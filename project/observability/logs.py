@@ -18,30 +18,16 @@ from flask.globals import request_ctx
 from structlog.dev import ConsoleRenderer
 
 STANDARD_ERROR = 2
-
-
 #: Of a text that comes from elsewhere, in characters; and of an error, how many causes.
 LONGEST, MOST_CAUSES = 1000, 10
-
-
 #: What is told apart; a caller may invent others, and no log or metric is to grow by that.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-
-
 # Colours as a whole: without their first character the rest would stay.
 CONTROL = re.compile("(?:\x1b\\[[0-9;]*m|[\x00-\x1f\x7f-\x9f\u2028\u2029])+")
-
-
 ADDRESS = re.compile(r"""[^\s"'<>()=,:;[\]]{1,64}@[^\s"'<>()=,:;[\]]+""")
-
-
 TOKEN = re.compile(r"usr_[\w-]{8,}|eyJ[\w-]+[.][\w-]+[.][\w-]*")
-
-
 #: Where Postgres begins to quote a value that it could not take.
 VALUE = re.compile('".*')
-
-
 Members = dict[str, Any]
 
 

@@ -18,11 +18,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import Engine, QueuePool
 
 log = getLogger(__name__)
-
-
 #: In seconds. What is slower than 30 is cut off.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
 
 #: What the database fails with, as a rule, by the names of psycopg2 and SQLAlchemy.
 ERROR_KINDS = (

@@ -22,7 +22,6 @@ UNTOLD = frozenset(
     " http.user_agent user_agent.original exception.message exception.stacktrace".split()
 )
 
-
 #: Asked too often to be of interest.
 EXCLUDED = "/ping$,/health$,/metrics$"
 

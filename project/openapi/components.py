@@ -12,25 +12,16 @@ from project.http.errors import error_body
 from project.http.instrumentation import SANE_REQUEST_ID
 
 Json = dict[str, Any]
-
-
 REQUEST_ID = "6a4f0c9e8b1d4f7e9a3c5b2d1e0f8a7b"
-
-
 ETAG = '"4711"'
-
 
 BAD_BODY = [
     fault("Is required.", "missing", "body", "username"),
     fault("Must be a string.", "string_type", "body", "email"),
 ]
 
-
 BAD_PATH = [fault("Must be a whole number of 1 or more.", "id", "path", "id")]
-
-
 BAD_FILE = [fault("Is required.", "missing", "body", 7, "email")]
-
 
 #: What a file looks like; that each line is a user, JSON Schema cannot say of either.
 FILE_CONTENT = {
@@ -39,7 +30,6 @@ FILE_CONTENT = {
     },
     "text/csv": {"schema": {"type": "string", "examples": ["username,email\nmichael,michael@testdriven.io\n"]}},
 }
-
 
 BAD_QUERY = [fault("Must be at most 1000.", "less_than_equal", "query", "limit")]
 
@@ -67,7 +57,6 @@ HEADERS = {
     "WWW-Authenticate": header("What is asked for.", type="string", examples=[TokenNeeded.challenge]),
 }
 
-
 #: The header that an error of this code has, beside its request's id.
 ERROR_HEADERS = {
     "service_unavailable": "Retry-After",
@@ -75,7 +64,6 @@ ERROR_HEADERS = {
     "unauthorized": "WWW-Authenticate",
     "insufficient_scope": "WWW-Authenticate",
 }
-
 
 PARAMETERS = {
     "X-Request-ID": header_parameter(

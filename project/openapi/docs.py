@@ -12,25 +12,13 @@ from project.http.resources import Api, Resource
 from project.http.response_headers import File, Page
 
 docs_blueprint = Blueprint("docs", __name__)
-
-
 api = Api(docs_blueprint)
-
-
 # Of the package only these files are used: its own page starts Swagger UI by an inline script.
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
-
-
 OURS = Path(__file__).parent / "static"
-
-
 FileName = Literal["start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"]
-
-
 # Swagger UI's style sheet holds its pictures as data: URLs; all else comes from this service.
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
-
-
 # Said here, since the platform's own table says one thing or another.
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
 
@@ -62,6 +50,4 @@ class DocsFile(Resource):
 
 
 api.add_resource(Docs, "/docs")
-
-
 api.add_resource(DocsFile, f"/docs/<any{get_args(FileName)}:name>")

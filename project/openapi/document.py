@@ -9,10 +9,7 @@ from project.openapi.components import HEADERS, PARAMETERS, Json
 from project.openapi.operations import Builder
 
 openapi_blueprint = Blueprint("openapi", __name__)
-
-
 api = Api(openapi_blueprint)
-
 
 DESCRIPTION = """
 A user has a name, which others may share, and an email address, which nobody else has. Notes and summaries are

@@ -50,11 +50,8 @@ from project.openapi.components import (
 from project.transfer.readers import NO_FILE
 
 Method = Callable[..., Any]
-
-
 #: What a method does with the one thing that a path names, in the order in which the document lists the methods.
 VERBS = {"GET": "get", "POST": "create", "PUT": "replace", "PATCH": "update", "DELETE": "delete"}
-
 
 DONE = {
     200: "It is as it was asked for.",

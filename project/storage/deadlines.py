@@ -14,8 +14,6 @@ from flask import g
 #: How long a request may connect and hold connections, all of them together, in seconds: longer than a statement may
 #: take, so that the database ends it if it can, and shorter than the 6 s within which every call is answered.
 REQUEST_SECONDS = 5.5
-
-
 #: How often the clock looks, in seconds.
 TICK = 0.2
 

@@ -19,11 +19,7 @@ from project.extensions import db
 from project.storage.connections import Pool
 
 DIALECT = make_url("postgresql+psycopg2://").get_dialect()()
-
-
 NUMBERS = count(1)
-
-
 Row = tuple[Any, ...]
 
 

@@ -13,8 +13,6 @@ from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 from project import config
 
 RETRY_SECONDS = 0.3
-
-
 #: What a server that refuses connections says while it will soon take them.
 PASSING = re.compile("starting up|shutting down|recovery")
 

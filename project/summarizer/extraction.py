@@ -13,22 +13,12 @@ from project.summarizer.fetching import Page, PageError
 
 # What is not an article by its very name: with nothing else on a page, trafilatura takes it for one.
 APART = ["//nav", "//*[@role='navigation']", "//aside", "//footer", "//noscript", "//header[not(ancestor::article)]"]
-
-
 HTML = ("text/html", "application/xhtml+xml", "")
-
-
 #: How many sentences a summary has at most, how long one may be, and how many of an article are weighed.
 MAX_SENTENCES, MAX_LENGTH, MAX_WEIGHED = 5, 1000, 2000
-
-
 # Languages that put no space between words have words of one character here.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")
-
-
 END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u061f\u0964][\"')\]\u00bb\u201c\u201d\u2019\u300d]*$")
-
-
 LANGUAGE = re.compile(r"<html\b[^>]*\blang\s*=\s*[\"']?([a-z]{2,3})\b", re.IGNORECASE)
 
 

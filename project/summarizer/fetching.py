@@ -23,24 +23,13 @@ from project.config import VERSION
 
 #: The largest page in bytes, as it is sent and as it is when unpacked.
 MAX_BYTES = 2 * 1024 * 1024
-
-
 MAX_REDIRECTS = 5
-
-
 #: How long a server may take to accept a connection, in seconds.
 CONNECT_TIMEOUT = 5
-
-
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
 REDIRECTS = (301, 302, 303, 307, 308)
-
-
 #: What a client may send again later.
 BUSY = (408, 425, 429)
-
 
 HEADERS = {
     "Accept": "text/html, application/xhtml+xml, text/plain;q=0.9",
@@ -48,11 +37,9 @@ HEADERS = {
     "User-Agent": f"users-summarizer/{VERSION}",
 }
 
-
 # The only IPv6 addresses of the public internet. Outside of them are all that hold an IPv4 address, but 6to4's and
 # Teredo's: mapped, compatible and NAT64 ones.
 GLOBAL_UNICAST = ip_network("2000::/3")
-
 
 # What ipaddress takes for global, in some of its versions.
 SPECIAL = tuple(

@@ -28,19 +28,12 @@ from project.observability.logs import one_line
 from project.storage.deadlines import clock
 
 log = getLogger(__name__)
-
-
 #: In seconds; a page is fetched within SUMMARY_TIMEOUT, and read within as many again.
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
-
 #: What becomes of a row that was taken; pending is one that waits for another attempt.
 RESULTS = ("done", "failed", "pending", "lost")
-
-
 #: How long the count of the rows that wait may take.
 COUNT_SECONDS = 2
-
 
 COUNT = select(func.count(), func.count().filter(Summary.next_attempt_at <= func.now())).where(
     Summary.state == "pending"

@@ -27,16 +27,10 @@ from project.observability.logs import one_line
 from project.summarizer.metrics import SummarizerMetrics
 
 log = getLogger(__name__)
-
-
 #: How often a page is tried, and the seconds until the second attempt; each further one waits four times as long.
 MAX_ATTEMPTS, BACK_OFF = 5, 10
-
-
 #: Seconds between two looks at an empty table, or at a database that is away.
 PAUSE = 1
-
-
 # All that the reader gets of our environment: neither the database's URL nor a key.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 

@@ -10,22 +10,12 @@ from project.api.payloads import UserIn
 #: What an import keeps of a user, and of this what it writes to an existing one, whose id and date stay.
 KEPT = [member for member in USER_MEMBERS if member.is_taken]
 WRITTEN = [member for member in KEPT if member.name in UserIn.model_fields]
-
-
 #: The members that a row can set to null. In a staged row, null is else a member that is absent.
 NULLABLE = [member.name for member in KEPT if member.is_nullable]
-
-
 STAGED = ("line", "cleared", *(member.name for member in KEPT))
-
-
 FAULTS = ("line", "member", "msg", "type")
-
-
 # Folded by the database, as the unique index is: Python's idea of the same address does not count.
 KEY = sql_of(EMAIL_FOLDED)
-
-
 TAKEN = CONSTRAINTS["users_email_key"]
 
 
@@ -65,12 +55,8 @@ TABLES = SQL("""
     code=Literal(TAKEN.code),
 )
 
-
 FIND_CONFLICTS = SQL("INSERT INTO faults SELECT * FROM conflicts")
-
-
 COUNT_CONFLICTS = SQL("SELECT count(DISTINCT line) FROM conflicts")
-
 
 DROP_SUPERSEDED = SQL("""
     DELETE FROM staged USING (
@@ -78,9 +64,7 @@ DROP_SUPERSEDED = SQL("""
     ) numbered WHERE n > 1 AND numbered.line = staged.line
     """)
 
-
 IS_NEW = SQL("NOT EXISTS (SELECT FROM users WHERE {} = key)").format(SQL(KEY))
-
 
 # The id of a row with a known address does not count: the address says which user is meant.
 FIND_IDS = SQL("""
@@ -88,13 +72,8 @@ FIND_IDS = SQL("""
     WHERE type = 'id_exists' AND line IN (SELECT line FROM staged WHERE {})
     """).format(IS_NEW)
 
-
 DROP_REFUSED = SQL("DELETE FROM staged WHERE line IN (SELECT line FROM faults)")
-
-
 COUNT_NEW = SQL("SELECT count(*) FROM staged WHERE {}").format(IS_NEW)
-
-
 NULL = SQL("NULL")
 
 
@@ -121,17 +100,12 @@ def present(member: Member) -> Composable:
 
 NAMES = SQL(", ").join(Identifier(member.name) for member in KEPT)
 
-
 INSERT = SQL("INSERT INTO users ({}) SELECT {} FROM staged").format(
     NAMES, SQL(", ").join(value(member, default(member)) for member in KEPT)
 )
 
-
 ADD_ALL = SQL("{} ORDER BY line").format(INSERT)
-
-
 ADD_OTHERS = SQL("{} ORDER BY line ON CONFLICT DO NOTHING").format(INSERT)
-
 
 # In this order: a user that the first statement does not find is new to the second one. Where another writer adds it
 # in between, the unique index refuses, and the merge begins again.
@@ -141,6 +115,5 @@ WRITE_PRESENT = SQL("UPDATE users SET {} FROM staged WHERE {} = key").format(
     ),
     SQL(KEY),
 )
-
 
 ADD_NEW = SQL("{} WHERE {} ORDER BY line").format(INSERT, IS_NEW)

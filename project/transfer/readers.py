@@ -25,37 +25,18 @@ from project.api.validation import (
 #: The files that are taken and given, by their media types.
 FILES = {"application/x-ndjson": "ndjson", "text/csv": "csv"}
 NO_FILE = "The body must be NDJSON or CSV, with the Content-Type application/x-ndjson or text/csv, and not compressed."
-
-
 FORMATS = tuple(FILES.values())
-
-
 COLUMNS = tuple(member.name for member in USER_MEMBERS)
-
-
 NEEDED = tuple(member.name for member in USER_MEMBERS if member.is_needed)
-
-
 NO_HEADER = f"The first line must name the columns: {' and '.join(NEEDED)} at least."
-
-
 #: Of one row, in bytes: what the API takes for a user.
 MOST_BYTES = 64 * 1024
-
-
 # What makes a spreadsheet run a cell, behind apostrophes or none: one apostrophe more makes it text, and what import
 # takes away again is exactly what export has added.
 RUNS = "'*[=+@\t\r\n-]"
-
-
 RUN = re.compile(RUNS)
-
-
 MADE_TEXT = re.compile(f"'{RUNS}")
-
-
 BOOLEANS = {"true": True, "false": False}
-
 
 #: What Python's csv module says, in our words.
 CSV_ERRORS = {
@@ -169,8 +150,6 @@ def true_or_false(cell: str) -> bool | str:
 
 #: What reads a cell, by the type of the member's values.
 CELLS: dict[type, Callable[[str], Any]] = {str: unmarked, int: whole, bool: true_or_false, datetime: str}
-
-
 READ = {member.name: CELLS[member.kind] for member in USER_MEMBERS}
 
 

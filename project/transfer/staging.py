@@ -19,16 +19,10 @@ from project.transfer.readers import READERS, Lines, Row
 from project.transfer.sessions import counted, execute
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
-
-
 #: Of rows that are validated and staged together; a row is some 100 bytes, but may have MOST_BYTES.
 BATCH_ROWS, BATCH_BYTES = 2000, 1024 * 1024
-
-
 #: How often a merge begins again when another writer has come in between.
 ATTEMPTS = 5
-
-
 #: The advisory lock that whoever merges holds; the number means nothing.
 IMPORT_LOCK = 7_303_014_120
 
@@ -206,7 +200,6 @@ MERGES: dict[OnConflict, Callable[[Import, bool], Counts]] = {
     "skip": Import.skip,
     "update": Import.update,
 }
-
 
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
 

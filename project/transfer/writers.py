@@ -17,12 +17,8 @@ from project.transfer.sessions import execute
 
 #: Of rows that a connection of an export reads together.
 CHUNK_ROWS = 20_000
-
-
 #: How long the connections of an export may be idle in seconds, while its reader takes such a piece of some 2 MB.
 IDLE_SECONDS = 60
-
-
 # What may need the apostrophe comes before the letters, so that most cells are spared the pattern.
 CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ {1} THEN '''' || {0} ELSE {0} END""")
 
@@ -47,7 +43,6 @@ def value(member: Member) -> Composable:
 
 CELLS = SQL(", ").join(map(cell, USER_MEMBERS))
 
-
 # Put together by hand, in two thirds of the time of row_to_json() takes.
 OBJECT = SQL("'{{' || {} || '}}'").format(
     SQL(" || ',' || ").join(
@@ -55,20 +50,15 @@ OBJECT = SQL("'{{' || {} || '}}'").format(
     )
 )
 
-
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
-
-
 WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
-
 
 # What is passed over is read, and not written.
 CHUNK = SQL(
     "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) users"
     " ORDER BY users.id) TO STDOUT (FORMAT csv {})"
 )
-
 
 #: The id in a row of either form, which nothing with a digit precedes.
 ID = re.compile(b"-?[0-9]+")
