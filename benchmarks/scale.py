@@ -23,7 +23,7 @@ from benchmarks.in_process import call, database
 from benchmarks.report import circumstances, table
 from project import db
 from project.api.models import User
-from project.api.payloads import UserQuery
+from project.api.queries import UserQuery
 from project.api.users import LISTING
 from project.http.pagination import cursors
 

@@ -1,19 +1,21 @@
 """The forms and the filters of the admin pages."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 from flask_admin.contrib.sqla.filters import BaseSQLAFilter
 from flask_admin.form import SecureForm
+from pydantic.fields import FieldInfo
+from sqlalchemy import Column, Table
 from wtforms import BooleanField, HiddenField, StringField
 
-from project.api.payloads import NoteIn, Payload, SummaryWanted, UserIn
-from project.api.validation import InvalidPayload
+from project.api.members import default_of
+from project.api.models import Row
+from project.api.payloads import Payload
+from project.api.validation import InvalidPayload, parse_id
 from project.http.bodies import validated
-
-ROW_ID = re.compile("[1-9][0-9]{0,17}")
+from project.transfer.readers import whole
 
 
 def shown(value: Any) -> str:
@@ -28,8 +30,8 @@ def shown(value: Any) -> str:
 
 
 def rows_chosen(given: Sequence[str]) -> list[int]:
-    """Return the ids of the rows that somebody has chosen."""
-    return [int(row) for row in given if ROW_ID.fullmatch(row)]
+    """Return the ids of the rows that a form names."""
+    return [row_id for row_id in map(parse_id, given) if row_id]
 
 
 class ChoiceFilter(BaseSQLAFilter):
@@ -95,25 +97,39 @@ class RowForm(SecureForm):
         return valid
 
 
-class UserForm(RowForm):
-    """A user."""
-
-    payload = UserIn
-    username = StringField("Username")
-    email = StringField("Email address", render_kw={"inputmode": "email"})
-    active = BooleanField("Active", default=True)
+#: The keyboard of a telephone for a text of this format.
+INPUT_MODES = {"idn-email": "email", "iri": "url"}
 
 
-class NoteForm(RowForm):
-    """A note."""
+def form_for(model: type[Row], payload: type[Payload], labels: Mapping[str, str]) -> type[RowForm]:
+    """Return the form of a model: a field for each member of the payload."""
 
-    payload = NoteIn
-    title = StringField("Title")
-    description = StringField("Description")
+    class Form(RowForm):
+        """A row."""
+
+    Form.payload = payload
+    for name, member in payload.model_fields.items():
+        column = cast(Table, model.__table__).columns[name]
+        label = labels.get(name, name.replace("_", " ").capitalize())
+        setattr(Form, name, field_for(column, label, member))
+    return Form
 
 
-class SummaryForm(RowForm):
-    """A page to summarise."""
+def as_number(value: Any) -> Any:
+    """Return the whole number that a field has, or as it is what the payload will refuse."""
+    return whole(value) if isinstance(value, str) else value
 
-    payload = SummaryWanted
-    url = StringField("URL", render_kw={"inputmode": "url"})
+
+def as_null(value: Any) -> Any:
+    """Return null for an empty field, or the value of another one."""
+    return None if value == "" else value
+
+
+def field_for(column: Column[Any], label: str, member: FieldInfo) -> Any:
+    """Return the field for the values of a column."""
+    if column.type.python_type is bool:
+        return BooleanField(label, default=default_of(column) == "true")
+    extra = member.json_schema_extra
+    format = extra.get("format") if isinstance(extra, dict) else None
+    filters = [*([as_number] if column.type.python_type is int else []), *([as_null] if column.nullable else [])]
+    return StringField(label, filters=filters, render_kw={"inputmode": INPUT_MODES.get(str(format), "text")})

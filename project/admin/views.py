@@ -18,20 +18,28 @@ from sqlalchemy import String, delete, func, update
 from sqlalchemy.exc import IntegrityError
 
 from project.admin.forms import (
-    ROW_ID,
     ChoiceFilter,
-    NoteForm,
     RowForm,
     SinceFilter,
-    SummaryForm,
-    UserForm,
+    form_for,
     rows_chosen,
     shown,
 )
 from project.admin.sign_in import Page
-from project.api.models import THIS_SECOND, AccessToken, Note, Row, Summary, User
+from project.api.constraints import broken_constraint
+from project.api.models import (
+    MAX_SEARCH_LENGTH,
+    THIS_SECOND,
+    AccessToken,
+    Note,
+    Row,
+    Summary,
+    User,
+)
+from project.api.payloads import NoteIn, SummaryWanted, UserIn
+from project.api.validation import parse_id
 from project.extensions import db
-from project.http.errors import EMAIL_EXISTS, VersionConflict, is_duplicate_email
+from project.http.errors import VersionConflict
 from project.observability.metrics import metrics
 from project.transfer.readers import as_text
 
@@ -54,6 +62,7 @@ class Table(Page, ModelView):
     column_display_pk = True
     column_display_actions = False
     page_size = 50
+    max_search_length = MAX_SEARCH_LENGTH
     action_disallowed_list = ("delete",)
 
     def get_list(self, page: int | None, *arguments: Any, **options: Any) -> Any:
@@ -76,7 +85,8 @@ class Table(Page, ModelView):
     def get_one(self, id: str | list[str]) -> Any:
         """Return the row of an id, if there is one."""
         # Flask-Admin gives a list where the address names several.
-        return db.session.get(self.model, int(id)) if isinstance(id, str) and ROW_ID.fullmatch(id) else None
+        row_id = parse_id(id) if isinstance(id, str) else None
+        return db.session.get(self.model, row_id) if row_id else None
 
     def handle_action(self, return_view: str | None = None) -> Any:
         """Ask before an action is done, then do it."""
@@ -132,11 +142,12 @@ class RowTable(Table):
         return bool(written)
 
     def refuse(self, form: RowForm, error: IntegrityError) -> bool:
-        """Tell the form that somebody has the address; any other constraint is there for our own mistakes."""
+        """Tell the field of the form which constraint the row breaks; return False."""
         db.session.rollback()
-        if not is_duplicate_email(error):
+        broken = broken_constraint(error)
+        if broken is None:
             raise error
-        form.email.errors = [EMAIL_EXISTS[0]]
+        form[broken.member].errors = [broken.message]
         return False
 
     @action("remove", "Delete", "Delete these for good?")
@@ -152,10 +163,10 @@ class UserTable(RowTable):
     """The users."""
 
     noun = "user"
-    form = UserForm
-    column_list = column_export_list = ["id", "username", "email", "active", "created_date"]
-    column_sortable_list = column_list
     column_labels = {"id": "Id", "email": "Email address", "created_date": "Created (UTC)"}
+    form = form_for(User, UserIn, column_labels)
+    column_list = column_export_list = list(User.representation.__annotations__)
+    column_sortable_list = column_list
     column_searchable_list = ("username", "email")
     column_filters = (
         ChoiceFilter(User.active, "Active", [("1", "yes", True), ("0", "no", False)]),
@@ -192,10 +203,10 @@ class NoteTable(RowTable):
     """The notes."""
 
     noun = "note"
-    form = NoteForm
-    column_list = column_export_list = ["id", "title", "description", "created_date"]
-    column_sortable_list = column_list
     column_labels = {"id": "Id", "created_date": "Created (UTC)"}
+    form = form_for(Note, NoteIn, column_labels)
+    column_list = column_export_list = list(Note.representation.__annotations__)
+    column_sortable_list = column_list
     column_searchable_list = ("title", "description")
     column_filters = (SinceFilter(Note.created_date, "Created since"),)
 
@@ -205,10 +216,10 @@ class SummaryTable(RowTable):
 
     can_edit = False
     noun = "page to summarise"
-    form = SummaryForm
+    column_labels = {"id": "Id", "url": "URL", "created_at": "Created (UTC)"}
+    form = form_for(Summary, SummaryWanted, column_labels)
     column_list = column_export_list = ["id", "url", "summary", "state", "reason", "attempts", "created_at"]
     column_sortable_list = ("id", "url", "state", "attempts", "created_at")
-    column_labels = {"id": "Id", "url": "URL", "created_at": "Created (UTC)"}
     column_searchable_list = ("url", "summary")
     column_filters = (
         ChoiceFilter(Summary.state, "State", [(state, state, state) for state in ("pending", "done", "failed")]),

@@ -2,11 +2,12 @@
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     FetchedValue,
     Identity,
     Index,
@@ -25,8 +26,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 from project.api.representations import NoteOut, SummaryOut, UserOut
 from project.extensions import Base, db
 
-#: The longest username and the longest email address, in characters.
-MAX_LENGTH = 128
+#: The longest username, email address and name of a token, in characters.
+MAX_USERNAME_LENGTH = 128
+MAX_EMAIL_LENGTH = 128
+MAX_TOKEN_NAME_LENGTH = 128
+#: The longest text to search for, in characters: as long as what is searched.
+MAX_SEARCH_LENGTH = max(MAX_USERNAME_LENGTH, MAX_EMAIL_LENGTH)
 #: The shortest and the longest title and description of a note, in characters.
 NOTE_LENGTHS = (3, 50)
 #: The longest address of a page that is summarised, in characters.
@@ -38,6 +43,8 @@ SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:r
 # Whole seconds, by the database's clock: what is stored is what is shown.
 SECONDS = TIMESTAMP(timezone=True, precision=0)
 THIS_SECOND = func.date_trunc("second", func.now())
+#: A column as it is read.
+Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 def in_utc(moment: InstrumentedAttribute[datetime]) -> Label[str]:
@@ -54,19 +61,43 @@ class Row(Base):
     """What the API shows one by one: each has an id and a version."""
 
     __abstract__ = True
+    #: It names the columns that callers see, in their order.
+    representation: ClassVar[type]
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     # Postgres's own mark of the transaction that wrote the row: it changes with every write, by whatever path.
     version: Mapped[str] = mapped_column("xmin", String, system=True, server_default=FetchedValue())
+
+    @classmethod
+    def sparse(cls) -> frozenset[str]:
+        """Return the members that the representation leaves out where they are null; others are shown as null."""
+        optional: frozenset[str] = getattr(cls.representation, "__optional_keys__")
+        return optional
+
+    @classmethod
+    def columns_shown(cls) -> list[Column]:
+        """Return the columns that callers see, as the API writes them."""
+        columns = [getattr(cls, name) for name in cls.representation.__annotations__]
+        return [in_utc(column) if isinstance(column.type, TIMESTAMP) else column for column in columns]
+
+    def to_json(self) -> Any:
+        """Return the row as the API shows it."""
+        values = {name: getattr(self, name) for name in self.representation.__annotations__}
+        return {
+            name: timestamp(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+            if value is not None or name not in self.sparse()
+        }
 
 
 class User(Row):
     """A user: a name that others may share and an email address that nobody else has."""
 
     __tablename__ = "users"
+    representation = UserOut
 
-    username: Mapped[str] = mapped_column(String(MAX_LENGTH))
-    email: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     active: Mapped[bool] = mapped_column(server_default=true())
     created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
 
@@ -75,19 +106,6 @@ class User(Row):
         CheckConstraint("email = btrim(email) AND position('@' in email) > 1", name="users_email_is_address"),
     )
 
-    def to_json(self) -> UserOut:
-        """Return the user as the API shows it."""
-        return {
-            "id": self.id,
-            "username": self.username,
-            "email": self.email,
-            "active": self.active,
-            "created_date": timestamp(self.created_date),
-        }
-
-
-#: The columns of a user as the API shows it; the same as User.to_json().
-USER_SHOWN = (User.id, User.username, User.email, User.active, in_utc(User.created_date))
 
 # Text is ordered by its code points: on every platform alike, and so that an index finds a prefix too.
 USERNAME_ORDER = User.username.collate("C")
@@ -95,8 +113,8 @@ USERNAME_FOLDED = func.lower(User.username).collate("C")
 EMAIL_ORDER = User.email.collate("C")
 EMAIL_FOLDED = func.lower(User.email).collate("C")
 
-#: What refuses an address that somebody has, in whatever case it is written.
-USERS_EMAIL_KEY = Index("users_email_key", EMAIL_FOLDED, unique=True)
+# Refuses an address that another user has, in whatever case it is written; constraints.py says how.
+Index("users_email_key", EMAIL_FOLDED, unique=True)
 
 # Ties are broken by the id, also in the indexes.
 Index("users_username_idx", USERNAME_ORDER, User.id)
@@ -110,6 +128,7 @@ class Note(Row):
     """A note: a title and a description."""
 
     __tablename__ = "notes"
+    representation = NoteOut
 
     title: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
     description: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
@@ -120,19 +139,6 @@ class Note(Row):
         CheckConstraint("char_length(description) >= 3", name="notes_description_long_enough"),
     )
 
-    def to_json(self) -> NoteOut:
-        """Return the note as the API shows it."""
-        return {
-            "id": self.id,
-            "title": self.title,
-            "description": self.description,
-            "created_date": timestamp(self.created_date),
-        }
-
-
-#: The columns of a note as the API shows it; the same as Note.to_json().
-NOTE_SHOWN = (Note.id, Note.title, Note.description, in_utc(Note.created_date))
-
 
 class Summary(Row):
     """A page of the web and its summary, which the summarizer writes: pending until then, failed where it cannot.
@@ -142,6 +148,7 @@ class Summary(Row):
     """
 
     __tablename__ = "summaries"
+    representation = SummaryOut
 
     url: Mapped[str] = mapped_column(String(MAX_URL_LENGTH))
     summary: Mapped[str] = mapped_column(Text, server_default="")
@@ -157,29 +164,6 @@ class Summary(Row):
         CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="summaries_failed_has_reason"),
     )
 
-    def to_json(self) -> SummaryOut:
-        """Return the summary as the API shows it."""
-        shown: SummaryOut = {
-            "id": self.id,
-            "url": self.url,
-            "summary": self.summary,
-            "created_at": timestamp(self.created_at),
-            "state": self.state,
-        }
-        if self.reason is not None:
-            shown["reason"] = self.reason
-        return shown
-
-
-#: The columns of a summary as the API shows it; the same as Summary.to_json().
-SUMMARY_SHOWN = (
-    Summary.id,
-    Summary.url,
-    Summary.summary,
-    in_utc(Summary.created_at),
-    Summary.state,
-    Summary.reason,
-)
 
 Index("summaries_pending_idx", Summary.next_attempt_at, postgresql_where=Summary.state == "pending")
 
@@ -190,7 +174,7 @@ class AccessToken(Base):
     __tablename__ = "access_tokens"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    name: Mapped[str] = mapped_column(String(MAX_LENGTH))
+    name: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME_LENGTH))
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)

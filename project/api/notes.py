@@ -2,7 +2,7 @@
 
 from flask import Blueprint
 
-from project.api.models import NOTE_SHOWN, Note
+from project.api.models import Note
 from project.api.payloads import NoteIn
 from project.api.representations import NoteOut
 from project.http.bodies import body
@@ -12,7 +12,7 @@ from project.http.rows import RowDetail, RowList, Rows
 notes_blueprint = Blueprint("notes", __name__)
 api = Api(notes_blueprint)
 
-NOTES: Rows[NoteOut] = Rows(Note, NOTE_SHOWN, members=("title", "description"), missing="Note not found")
+NOTES: Rows[NoteOut] = Rows(Note, missing="Note not found")
 
 
 class NoteList(RowList[NoteOut]):

@@ -1,29 +1,37 @@
 """The payloads that callers send."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import email_validator
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from project.api.models import MAX_LENGTH, MAX_URL_LENGTH, NOTE_LENGTHS
+from project.api.models import (
+    MAX_EMAIL_LENGTH,
+    MAX_URL_LENGTH,
+    MAX_USERNAME_LENGTH,
+    NOTE_LENGTHS,
+    Note,
+    Row,
+    Summary,
+    User,
+)
 from project.api.validation import (
     email_address,
-    flag,
     http_url,
     moment,
     not_blank,
     printable,
-    whole_number,
 )
 
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
@@ -36,7 +44,7 @@ NOT_BLANK = {"pattern": f"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"}
 
 Username = Annotated[
     str,
-    StringConstraints(max_length=MAX_LENGTH),
+    StringConstraints(max_length=MAX_USERNAME_LENGTH),
     AfterValidator(printable),
     AfterValidator(not_blank),
     Field(
@@ -48,7 +56,7 @@ Username = Annotated[
 
 Email = Annotated[
     str,
-    StringConstraints(max_length=MAX_LENGTH, strip_whitespace=True),
+    StringConstraints(max_length=MAX_EMAIL_LENGTH, strip_whitespace=True),
     AfterValidator(printable),
     AfterValidator(email_address),
     Field(
@@ -86,12 +94,15 @@ SummaryText = Annotated[
     Field(description="The text; an empty one asks for another.", json_schema_extra={**PRINTABLE}),
 ]
 
-Active = Annotated[bool, Field(description="Whether the user takes part.")]
+Active = Annotated[bool, Field(description="Whether the user takes part; a new one does unless this says otherwise.")]
 
 #: The id of a row, in a path. All that is no such number is nobody's id, so it stays text until somebody looks.
 Id = Annotated[
     str, WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1, "description": "An id.", "examples": [1]})
 ]
+
+#: The default of a member that may be left out. It is never used: what is not sent is not written.
+NOT_SENT: Any = None
 
 
 class Payload(BaseModel):
@@ -104,62 +115,9 @@ class Payload(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-Flag = Annotated[bool, BeforeValidator(flag)]
-
-Search = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=MAX_LENGTH),
-    AfterValidator(printable),
-    Field(json_schema_extra={**PRINTABLE}),
-]
-
-
-class PageQuery(Payload):
-    """What every listing takes."""
-
-    limit: Annotated[
-        # The bounds stand first: after a validator of ours, JSON Schema would not know their names.
-        int,
-        Field(ge=1, le=1000, description="How many to show at most."),
-        BeforeValidator(whole_number),
-    ] = 100
-    after: Annotated[
-        Annotated[
-            str,
-            StringConstraints(min_length=1, max_length=2000),
-            # The letters that cursors are made of; no other text is one.
-            Field(json_schema_extra={"pattern": "^[A-Za-z0-9_.-]+$"}),
-        ]
-        | None,
-        Field(
-            description="Show what comes after: the cursor of the page before, from its `Link` or its `data.next`. It"
-            " is good for the listing, the sort and the filters that it came with."
-        ),
-    ] = None
-
-
-class UserQuery(PageQuery):
-    """What the listing of users takes."""
-
-    email: Annotated[Search | None, Field(description="Only the user of this address, in whatever case.")] = None
-    username: Annotated[Search | None, Field(description="Only users of exactly this name.")] = None
-    active: Annotated[Flag | None, Field(description="Only users who take part, or only those who do not.")] = None
-    q: Annotated[
-        Search | None,
-        Field(description="Only users whose name or address begins with this, in whatever case."),
-    ] = None
-    sort: Annotated[
-        Literal["id", "username", "email", "created_date", "-id", "-username", "-email", "-created_date"],
-        Field(description="The order, descending with a minus sign; where it leaves a tie, by id."),
-    ] = "id"
-    count: Annotated[Flag, Field(description="Whether to count all that pass the filters, in `X-Total-Count`.")] = (
-        False
-    )
-
-
 def allow_what_the_service_sets(schema: dict[str, Any], payload: type["RowPayload"]) -> None:
     """Add the members that are ignored to a payload's JSON schema, and leave them out of its example."""
-    for name in payload.set_by_the_service:
+    for name in payload.set_by_the_service():
         schema["properties"][name] = {"description": "Set by the service; whatever is sent is ignored."}
     schema["examples"] = [payload.example]
 
@@ -169,31 +127,64 @@ class RowPayload(Payload):
 
     model_config = ConfigDict(json_schema_extra=allow_what_the_service_sets)
 
-    #: The members that a caller may send back but not choose.
-    set_by_the_service: ClassVar[tuple[str, ...]] = ("id", "created_date")
+    model: ClassVar[type[Row]]
     example: ClassVar[dict[str, Any]]
+
+    @classmethod
+    @cache
+    def set_by_the_service(cls) -> tuple[str, ...]:
+        """Return the members that a caller may send back but not choose: all that are shown and no fields."""
+        return tuple(name for name in cls.model.representation.__annotations__ if name not in cls.model_fields)
 
     @model_validator(mode="before")
     @classmethod
     def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
         """Drop the members that a caller may send back but not choose."""
-        return {name: value for name, value in members.items() if name not in cls.set_by_the_service}
+        ignored = cls.set_by_the_service()
+        return {name: value for name, value in members.items() if name not in ignored}
 
 
 def demand_a_change(schema: dict[str, Any], payload: type[RowPayload]) -> None:
     """Say in a payload's JSON schema that a member must be there which is not ignored."""
     allow_what_the_service_sets(schema, payload)
-    schema["not"] = {"propertyNames": {"enum": list(payload.set_by_the_service)}}
+    schema["not"] = {"propertyNames": {"enum": list(payload.set_by_the_service())}}
 
 
 class UserIn(RowPayload):
     """A whole user."""
 
+    model = User
     example = {"username": "michael", "email": "michael@testdriven.io"}
 
     username: Username
     email: Email
-    active: Active = True
+    active: Active = NOT_SENT
+
+
+def optional(payload: type[RowPayload]) -> dict[str, Any]:
+    """Return the fields of a payload, each of which may be left out."""
+    annotations = get_type_hints(payload, include_extras=True)
+    return {name: (annotations[name], NOT_SENT) for name in payload.model_fields}
+
+
+#: Any, since mypy takes no other class as a base that a function has made.
+SomeOfUser: Any = create_model("SomeOfUser", __base__=RowPayload, **optional(UserIn))
+
+
+class UserChanges(SomeOfUser):
+    """Some members of a user: one at least that is the caller's to choose."""
+
+    model_config = ConfigDict(json_schema_extra=demand_a_change)
+    model = User
+    example = {"active": False}
+
+    @model_validator(mode="after")
+    def change_something(self) -> "UserChanges":
+        """Refuse an object without a member to change."""
+        if not self.model_fields_set:
+            *names, last = type(self).model_fields
+            raise PydanticCustomError("empty", f"Must have a member to change: {', '.join(names)} or {last}.")
+        return self
 
 
 #: The ids that a file may bring: others come after them, and JavaScript knows them all exactly.
@@ -203,60 +194,14 @@ LARGEST_KEPT_ID = 2**52
 class UserRow(UserIn):
     """A whole user from a file, which may tell what elsewhere only the service sets: moved users keep their ids."""
 
-    id: Annotated[int, Field(ge=1, le=LARGEST_KEPT_ID)] | None = None
-    created_date: Annotated[str, AfterValidator(moment)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def ignore_what_the_service_sets(cls, members: dict[str, Any]) -> dict[str, Any]:
-        """Drop nothing."""
-        return members
-
-
-OnConflict = Literal["fail", "skip", "update"]
-
-
-class ImportQuery(Payload):
-    """What an import takes beside the file."""
-
-    on_conflict: Annotated[
-        OnConflict,
-        Field(
-            description="Where an address is taken, or stands in the file twice: refuse the whole file, leave the row"
-            " out, or write the user who has it."
-        ),
-    ] = "fail"
-    dry_run: Annotated[Flag, Field(description="Whether to write nothing, and only say what would be done.")] = False
-
-
-class ExportQuery(Payload):
-    """What an export takes."""
-
-    active: Annotated[Flag | None, Field(description="Only users who take part, or only those who do not.")] = None
-
-
-class UserChanges(RowPayload):
-    """Some members of a user: one at least that is the caller's to choose."""
-
-    model_config = ConfigDict(json_schema_extra=demand_a_change)
-    example = {"active": False}
-
-    # The defaults make the members optional and are never used: null stays refused, which "| None" would let in.
-    username: Username = ""
-    email: Email = ""
-    active: Active = True
-
-    @model_validator(mode="after")
-    def change_something(self) -> "UserChanges":
-        """Refuse an object without a member to change."""
-        if not self.model_fields_set:
-            raise PydanticCustomError("empty", "Must have a member to change: username, email or active.")
-        return self
+    id: Annotated[int, Field(ge=1, le=LARGEST_KEPT_ID)] | None = NOT_SENT
+    created_date: Annotated[str, AfterValidator(moment)] | None = NOT_SENT
 
 
 class NoteIn(RowPayload):
     """A whole note."""
 
+    model = Note
     example = {"title": "something", "description": "something else"}
 
     title: NoteText
@@ -272,7 +217,7 @@ class SummaryWanted(Payload):
 class SummaryIn(RowPayload):
     """A whole summary."""
 
-    set_by_the_service = ("id", "created_at", "state", "reason")
+    model = Summary
     example = {"url": "https://example.org/article", "summary": "It says what it says."}
 
     url: Url

@@ -5,7 +5,7 @@ from typing import Literal
 from flask import Blueprint
 from sqlalchemy import bindparam, case, func, null
 
-from project.api.models import SUMMARY_SHOWN, Summary
+from project.api.models import Summary
 from project.api.payloads import SummaryIn, SummaryWanted
 from project.api.representations import SummaryAsked, SummaryOut
 from project.auth.access import WRITE, scope
@@ -19,8 +19,6 @@ api = Api(summaries_blueprint)
 
 SUMMARIES: Rows[SummaryOut] = Rows(
     Summary,
-    SUMMARY_SHOWN,
-    members=("url", "summary"),
     missing="Summary not found",
     # A text is there to stay; an empty one asks for another.
     also={

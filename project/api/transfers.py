@@ -14,7 +14,7 @@ from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import ServiceUnavailable
 
-from project.api.payloads import ExportQuery, ImportQuery
+from project.api.queries import ExportQuery, ImportQuery
 from project.api.representations import ImportDone, Imported
 from project.api.validation import InvalidFile
 from project.auth.access import scope

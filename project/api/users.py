@@ -10,12 +10,12 @@ from werkzeug.routing import BaseConverter
 from project.api.models import (
     EMAIL_FOLDED,
     EMAIL_ORDER,
-    USER_SHOWN,
     USERNAME_FOLDED,
     USERNAME_ORDER,
     User,
 )
-from project.api.payloads import Id, UserChanges, UserIn, UserQuery
+from project.api.payloads import Id, UserChanges, UserIn
+from project.api.queries import UserQuery
 from project.api.representations import (
     Message,
     UserListing,
@@ -24,13 +24,14 @@ from project.api.representations import (
     UserShown,
     UserWritten,
 )
+from project.api.validation import parse_id
 from project.auth.access import scope
 from project.http.bodies import body, query
 from project.http.conditional import etag
 from project.http.pagination import Listing, next_link
 from project.http.resources import Api, Resource
 from project.http.response_headers import ListingHeaders, NewRowHeaders, VersionHeaders
-from project.http.rows import LARGEST_ID, Rows
+from project.http.rows import Rows
 from project.observability.metrics import metrics
 
 users_blueprint = Blueprint("users", __name__)
@@ -49,7 +50,7 @@ class UserKey(BaseConverter):
 users_blueprint.record_once(lambda state: state.app.url_map.converters.update(default=UserKey))
 
 LISTING = Listing(
-    USER_SHOWN,
+    User,
     keys={"id": User.id, "username": USERNAME_ORDER, "email": EMAIL_ORDER, "created_date": User.created_date},
     # Each in the form that an index serves.
     filters={
@@ -60,11 +61,13 @@ LISTING = Listing(
     },
 )
 
-USERS: Rows[UserOut] = Rows(User, USER_SHOWN, members=("username", "email", "active"), missing="User does not exist")
+USERS: Rows[UserOut] = Rows(User, missing="User does not exist")
 
 
 class UserList(Resource):
     """All users."""
+
+    rows = USERS
 
     @scope("users:read")
     @query(UserQuery)
@@ -85,7 +88,7 @@ class UserList(Resource):
     @body(UserIn)
     def post(self, payload: UserIn) -> tuple[UserWritten, Literal[201], NewRowHeaders]:
         """Add a user."""
-        user, version = USERS.add(payload.model_dump())
+        user, version = USERS.add(payload.members())
         metrics().users_created.inc()
         answer: UserWritten = {"status": "success", "message": f"{user['email']} was added!", "data": user}
         return answer, 201, {"Location": f"/users/{user['id']}", **etag(version)}
@@ -132,10 +135,8 @@ def filter_values(asked: UserQuery) -> dict[str, Any]:
 
 
 def user_key(user_id: str) -> int:
-    """Return the id that a path names, or abort with 404: user 1 has one address, not /users/01 or /users/١ too."""
-    if not re.fullmatch("[1-9][0-9]{0,18}", user_id) or int(user_id) > LARGEST_ID:
-        USERS.not_there()
-    return int(user_id)
+    """Return the id that a path names, or abort with 404."""
+    return parse_id(user_id) or USERS.not_there()
 
 
 def change(user_id: str, payload: UserIn | UserChanges) -> tuple[UserWritten, Literal[200], VersionHeaders]:

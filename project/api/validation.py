@@ -28,6 +28,11 @@ PLAIN_ADDRESS = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+#: How an id is written: a positive decimal number in ASCII digits, so that a row has one address and no second one.
+ID = re.compile("[1-9][0-9]*")
+#: The largest id that the database has.
+MAX_ID = 2**63 - 1
+
 #: What callers read for the errors that pydantic finds by itself.
 MESSAGES = {
     "missing": "Is required.",
@@ -128,6 +133,14 @@ def http_url(value: str) -> str:
     if not re.fullmatch(HTTP_URL_PATTERN, value):
         raise PydanticCustomError("url", "Is not a URL. It has white space or a backslash, or lacks ://.")
     return value
+
+
+def parse_id(text: str) -> int | None:
+    """Return the id that a text names, or None where no row can have it."""
+    # By its length first: Python refuses to read thousands of digits.
+    if len(text) > len(str(MAX_ID)) or not ID.fullmatch(text) or int(text) > MAX_ID:
+        return None
+    return int(text)
 
 
 def whole_number(value: str) -> int:

@@ -114,7 +114,7 @@ def look_up(digest: bytes) -> Grant | None:
 
 
 def note_use(token_id: int) -> None:
-    """Write that the token is in use; who cannot write may read nevertheless."""
+    """Write that the token is in use, where the database can be written."""
     try:
         NOTE_USE.rows(key=token_id)
     except psycopg2.Error as error:

@@ -15,6 +15,7 @@ from project.cli.schema import create_db, migrate, recreate_db, seed_db
 from project.cli.summaries import summarize
 from project.cli.tokens import create_token, list_tokens, revoke_token
 from project.cli.transfers import export_users, import_users
+from project.observability.logs import one_line
 from project.postgres.system import PostgresError
 
 
@@ -33,7 +34,7 @@ class Commands(FlaskGroup):
             hint = (
                 ". First run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
             )
-            raise click.ClickException(f"The database says: {str(cause).partition(chr(10))[0]}{hint}") from error
+            raise click.ClickException(f"The database says: {one_line(cause or error)}{hint}") from error
 
 
 cli = Commands(create_app=create_app)

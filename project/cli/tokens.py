@@ -8,14 +8,21 @@ import click
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from project.api.models import MAX_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken
+from project.api.models import (
+    MAX_TOKEN_NAME_LENGTH,
+    PREFIX,
+    SCOPES,
+    THIS_SECOND,
+    AccessToken,
+    timestamp,
+)
 from project.extensions import db
 
 
 def token_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
     """Return the name of a token, or refuse what nobody could read in a list."""
-    if not name.strip() or not name.isprintable() or len(name) > MAX_LENGTH:
-        raise click.BadParameter(f"must be printable, not blank, and have at most {MAX_LENGTH} characters.")
+    if not name.strip() or not name.isprintable() or len(name) > MAX_TOKEN_NAME_LENGTH:
+        raise click.BadParameter(f"must be printable, not blank, and have at most {MAX_TOKEN_NAME_LENGTH} characters.")
     return name
 
 
@@ -49,7 +56,7 @@ def list_tokens() -> None:
     rows: list[tuple[str, ...]] = [("NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")]
     for token in tokens:
         dates = (token.created_date, token.expires_at, token.last_used_at, token.revoked_at)
-        shown = (date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if date else "-" for date in dates)
+        shown = (timestamp(date) if date else "-" for date in dates)
         rows.append((token.name, ",".join(token.scopes), *shown))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:

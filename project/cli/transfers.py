@@ -12,7 +12,7 @@ import click
 import orjson
 from tqdm import tqdm
 
-from project.api.payloads import OnConflict
+from project.api.queries import OnConflict
 from project.api.representations import Fault
 from project.api.validation import InvalidFile
 from project.extensions import db
@@ -71,12 +71,12 @@ FORMAT = click.option(
 def import_users(file: str, chosen: str | None, dry_run: bool, on_conflict: OnConflict, report: str | None) -> None:
     """Add the users of a CSV or NDJSON file, all of them or none.
 
-    FILE is - for standard input; a name that ends in .gz is that of a compressed file. A row has username and email,
-    and may have active, created_date and id, which are kept: other services know a moved user again.
+    FILE is - for standard input; a name that ends in .gz is that of a compressed file. A row has what
+    the API takes for a user, and may have created_date and id, which are kept: other services know a moved user again.
 
     With "fail", one bad row or conflict refuses the whole file. With "skip" and "update", the good rows are written;
-    with "update", a row without active leaves that as it is, a user who is there keeps his id and date, and of several
-    rows with one address the last one counts.
+    with "update", an existing user keeps id and date and each member that the row does not tell, and of several rows
+    with one address the last one counts. An empty cell of CSV tells nothing; null in NDJSON clears a member.
     """
     format = format_of(file, chosen)
     faults: list[Fault] = []

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg2
 import sqlalchemy.exc
 from flask import Flask, Response, current_app, g, request
-from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable, UniqueViolation
+from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import (
@@ -15,7 +15,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from project.api.models import USERS_EMAIL_KEY
+from project.api.constraints import broken_constraint
 from project.api.representations import Fault, error_body
 from project.api.validation import InvalidInput
 from project.http.instrumentation import choose_request_id, send_request_id
@@ -38,9 +38,6 @@ MESSAGES = {
     500: "The service failed to answer this request.",
     503: "The database is not available at the moment.",
 }
-
-#: The message and the code for whoever wants an address that somebody has.
-EMAIL_EXISTS = ("Sorry. That email already exists.", "email_exists")
 
 
 class VersionConflict(PreconditionFailed):
@@ -83,17 +80,12 @@ def driver_error(error: Exception) -> Exception:
     return getattr(error, "orig", None) or error
 
 
-def is_duplicate_email(error: Exception) -> bool:
-    """Return whether the database refused an address that another user has."""
-    cause = driver_error(error)
-    return isinstance(cause, UniqueViolation) and cause.diag.constraint_name == USERS_EMAIL_KEY.name
-
-
-def integrity_error(error: Exception) -> Response:
-    """Answer a writer who came second; any other constraint is there for our own mistakes."""
-    if is_duplicate_email(error):
-        return error_response(400, *EMAIL_EXISTS)
-    raise error
+def integrity_error(error: Any) -> Response:
+    """Answer a write that breaks a constraint of constraints.py; any other is a mistake of the program."""
+    broken = broken_constraint(error)
+    if broken is None:
+        raise error
+    return error_response(broken.status, broken.message, broken.code)
 
 
 def kind(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Pages of a listing that cost the same at any depth, by keyset, written as JSON by Postgres."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -18,32 +18,26 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import InstrumentedAttribute
 
-from project.api.payloads import PageQuery
+from project.api.models import Column, Row
+from project.api.queries import PageQuery
 from project.api.validation import InvalidQuery, fault
 from project.storage.statements import Statement
-
-Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 class Listing:
     """What can be listed of a table.
 
-    shown: the columns that make a row's JSON object; what rows are ordered by is among them.
+    table: its columns that callers see make a row's JSON object; what rows are ordered by is among them.
     keys: what they may be ordered by, under the names that a query's sort has; "id" is unique and breaks ties.
     filters: conditions with a bindparam of the name under which a query has its value.
-    sparse: whether to leave out members that are null; where none is, that is time saved.
     """
 
     def __init__(
-        self,
-        shown: Sequence[Column],
-        keys: Mapping[str, Column],
-        filters: Mapping[str, ColumnElement[bool]],
-        sparse: bool = False,
+        self, table: type[Row], keys: Mapping[str, Column], filters: Mapping[str, ColumnElement[bool]]
     ) -> None:
-        self.shown, self.keys, self.filters, self.sparse = shown, keys, filters, sparse
+        self.table, self.keys, self.filters = table, keys, filters
+        self.sparse = table.sparse()
 
     def order(self, sort: str) -> dict[str, Column]:
         """Return the keys by which a sort orders, together unique."""
@@ -51,7 +45,7 @@ class Listing:
 
     def rows(self, filters: tuple[str, ...]) -> Select[Any]:
         """Return the rows that pass these filters."""
-        return select(*self.shown).where(*(self.filters[name] for name in filters))
+        return select(*self.table.columns_shown()).where(*(self.filters[name] for name in filters))
 
     # There are as many as orders and sets of filters: callers cannot make more of them.
     @cache
@@ -66,8 +60,7 @@ class Listing:
         rows = rows.order_by(*(key.desc() if descending else key for key in keys.values()))
         page = rows.limit(bindparam("limit", type_=Integer)).subquery("page")
         # As text: psycopg2 would parse JSON.
-        row = func.row_to_json(page.table_valued())
-        return Statement(select((func.json_strip_nulls(row) if self.sparse else row).cast(Text)))
+        return Statement(select(func.row_to_json(page.table_valued()).cast(Text)))
 
     @cache
     def count_of(self, filters: tuple[str, ...]) -> Statement:
@@ -83,12 +76,20 @@ class Listing:
         after = dict(zip((f"after_{name}" for name in keys), read_cursor(query.after, query))) if query.after else {}
         # One more than asked for tells whether more follows.
         found = self.page_of(tuple(values), sort, bool(after)).rows(**values, **after, limit=query.limit + 1)
-        shown = [row for row, in found[: query.limit]]
+        shown = [self.shown(row) for row, in found[: query.limit]]
         cursor = None
         if len(found) > query.limit:
             last = orjson.loads(shown[-1])
             cursor = cursors(query).dumps([last[name] for name in keys])
         return orjson.Fragment(f"[{','.join(shown)}]"), cursor
+
+    def shown(self, row: str) -> str:
+        """Return the JSON object of a row, without the members that are left out where they are null."""
+        if not self.sparse:
+            return row
+        members = orjson.loads(row).items()
+        told = {name: value for name, value in members if value is not None or name not in self.sparse}
+        return orjson.dumps(told).decode()
 
     def count(self, values: Mapping[str, Any]) -> int:
         """Return how many rows pass the filters."""

@@ -1,21 +1,22 @@
 """The rows of a table: the statements that read and write one, and Resources that show rows as they are."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast
 
 from flask import abort, request
-from sqlalchemy import Text, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Table, Text, bindparam, delete, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from project.api.models import Row
-from project.api.payloads import Id, PageQuery, Payload
-from project.api.validation import InvalidPath, fault
+from project.api.payloads import Id, Payload
+from project.api.queries import PageQuery
+from project.api.validation import ID, InvalidPath, fault, parse_id
 from project.auth.access import READ, WRITE, scope
 from project.http.bodies import query
 from project.http.conditional import etag, expected_versions
 from project.http.errors import VersionConflict
-from project.http.pagination import Column, Listing, next_link
+from project.http.pagination import Listing, next_link
 from project.http.resources import Resource
 from project.http.response_headers import (
     NewRowHeaders,
@@ -25,72 +26,76 @@ from project.http.response_headers import (
 )
 from project.storage.statements import Statement
 
-#: The largest that the database has.
-LARGEST_ID = 2**63 - 1
 Out = TypeVar("Out")
 
 
 class Rows(Generic[Out]):
     """The rows of a table, one by one. All writes heed If-Match.
 
-    shown: the columns that make a row's JSON object, in which a member that is null is left out.
-    members: those that callers choose. also: what else PUT and PATCH write.
-    missing: what the 404 says.
+    missing: what the 404 says. also: what PUT and PATCH write beside the members that are sent.
     """
 
-    def __init__(
-        self,
-        table: type[Row],
-        shown: Sequence[Column],
-        members: Sequence[str],
-        missing: str,
-        also: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.members, self.missing = members, missing
-        self.names = [column.key for column in shown]
-        nullable = {column.key for column in table.__table__.columns if column.nullable}
-        self.listing = Listing(shown, keys={"id": table.id}, filters={}, sparse=bool(nullable & {*self.names}))
+    def __init__(self, model: type[Row], missing: str, also: Mapping[str, Any] | None = None) -> None:
+        self.model, self.missing, self.also = model, missing, also or {}
+        self.table = cast(Table, model.__table__)
+        self.names = list(model.representation.__annotations__)
+        self.sparse = model.sparse()
+        self.listing = Listing(model, keys={"id": model.id}, filters={})
 
-        answered = (*shown, table.version)
-        this = table.id == bindparam("key")
+        self.answered = (*model.columns_shown(), model.version)
+        this = model.id == bindparam("row_id")
         # Any version will do where If-Match names none.
         versions = bindparam("versions", type_=ARRAY(Text))
-        expected = (this, or_(versions.is_(None), table.version.cast(Text) == versions.any_()))
-        # A member that the caller did not send stays as it is.
-        values: dict[str, Any] = {name: func.coalesce(bindparam(name), getattr(table, name)) for name in members}
-        self.show = Statement(select(*answered).where(this))
-        self.insert = Statement(insert(table).values({name: bindparam(name) for name in members}).returning(*answered))
-        # One statement: no other writer comes in between.
-        self.update = Statement(update(table).where(*expected).values({**values, **(also or {})}).returning(*answered))
-        self.delete = Statement(delete(table).where(*expected).returning(*answered))
+        self.expected = (this, or_(versions.is_(None), model.version.cast(Text) == versions.any_()))
+        self.show = Statement(select(*self.answered).where(this))
+        self.delete = Statement(delete(model).where(*self.expected).returning(*self.answered))
+
+    # Of both there are as many as sets of members that payloads can have: callers cannot make more of them.
+    @cache
+    def insert_of(self, members: tuple[str, ...]) -> Statement:
+        """Return the statement that adds a row with these members, and leaves the others to the table's defaults."""
+        values: dict[str, Any] = {name: bindparam(name) for name in members}
+        return Statement(insert(self.model).values(values).returning(*self.answered))
+
+    @cache
+    def update_of(self, members: tuple[str, ...]) -> Statement:
+        """Return the statement that writes these members of a row and no other, null included.
+
+        It is one statement with the condition of If-Match: no other writer comes in between.
+        """
+        values: dict[str, Any] = {**{name: bindparam(name) for name in members}, **self.also}
+        return Statement(update(self.model).where(*self.expected).values(values).returning(*self.answered))
 
     def get(self, row_id: int) -> tuple[Out, str]:
         """Return a row and its version, or abort with 404."""
-        return self.answer(self.show.row(key=row_id) or self.not_there())
+        return self.answer(self.show.row(row_id=row_id) or self.not_there())
 
     def add(self, members: Mapping[str, Any]) -> tuple[Out, str]:
-        """Add a row, and return it with its version."""
-        return self.answer(*self.insert.rows(**members))
+        """Add a row with the members that were sent, and return it with its version."""
+        return self.answer(*self.insert_of(tuple(members)).rows(**members))
 
     def change(self, row_id: int, members: Mapping[str, Any]) -> tuple[Out, str]:
-        """Write the members of a row, and return it with its version."""
-        every = {**dict.fromkeys(self.members), **members}
-        written = self.update.row(key=row_id, versions=expected_versions(), **every)
+        """Write the members of a row that were sent, one at least, and return it with its version."""
+        written = self.update_of(tuple(members)).row(row_id=row_id, versions=expected_versions(), **members)
         return self.answer(written or self.nothing_written(row_id))
 
     def remove(self, row_id: int) -> Out:
         """Remove a row, and return it as it was."""
-        removed = self.delete.row(key=row_id, versions=expected_versions())
+        removed = self.delete.row(row_id=row_id, versions=expected_versions())
         return self.answer(removed or self.nothing_written(row_id))[0]
 
     def answer(self, row: tuple[Any, ...]) -> tuple[Out, str]:
         """Return a row as the API shows it, and its version."""
         *values, version = row
-        return cast(Out, {name: value for name, value in zip(self.names, values) if value is not None}), version
+        members = dict(zip(self.names, values))
+        for name in self.sparse:
+            if members[name] is None:
+                del members[name]
+        return cast(Out, members), version
 
     def nothing_written(self, row_id: int) -> NoReturn:
         """Say why a write found no row to write."""
-        if self.show.row(key=row_id):
+        if self.show.row(row_id=row_id):
             raise VersionConflict()
         self.not_there()
 
@@ -116,7 +121,7 @@ class RowList(Resource, Generic[Out]):
     @scope(WRITE)
     def add(self, payload: Payload) -> tuple[Out, Literal[201], NewRowHeaders]:
         """Add one."""
-        row, headers = self.added(payload.model_dump())
+        row, headers = self.added(payload.members())
         return row, 201, headers
 
     def added(self, members: Mapping[str, Any]) -> tuple[Any, NewRowHeaders]:
@@ -150,7 +155,6 @@ class RowDetail(Resource, Generic[Out]):
 
     def row_id(self, given: str) -> int:
         """Return the id that a path names, or refuse what is none; one that no row can have is a 404."""
-        if not re.fullmatch("[1-9][0-9]*", given):
+        if not ID.fullmatch(given):
             raise InvalidPath(fault("Must be a whole number of 1 or more.", "id", "path", "id"))
-        # Python refuses to read thousands of digits.
-        return int(given) if len(given) < 20 and int(given) <= LARGEST_ID else self.rows.not_there()
+        return parse_id(given) or self.rows.not_there()

@@ -83,10 +83,6 @@ PARAMETERS = {
 class Schemas(GenerateJsonSchema):
     """JSON schemas as callers need them."""
 
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """Leave null out: here it stands for a member that is absent, and nobody may send it."""
-        return self.generate_inner(schema["schema"])
-
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """Leave out the defaults that stand for a member that is absent."""
         described = super().default_schema(schema)
@@ -95,6 +91,14 @@ class Schemas(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Leave out the titles, which repeat the members' names."""
         return False
+
+
+class QuerySchemas(Schemas):
+    """JSON schemas of query parameters."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        """Leave null out: here it stands for a parameter that is absent, and no query can write it."""
+        return self.generate_inner(schema["schema"])
 
 
 def invalid(status: int, kind: type[InvalidInput], faults: list[Fault]) -> Error:

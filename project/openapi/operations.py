@@ -18,6 +18,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
+from project.api.constraints import constraints_of
 from project.api.representations import Error, error_body
 from project.api.validation import (
     InvalidFile,
@@ -27,7 +28,7 @@ from project.api.validation import (
 )
 from project.auth.access import ANY, ScopeNeeded, TokenNeeded, in_full, is_open
 from project.auth.limits import UNLIMITED_PATHS
-from project.http.errors import EMAIL_EXISTS, VersionConflict, in_our_words
+from project.http.errors import VersionConflict, in_our_words
 from project.http.resources import Resource
 from project.http.response_headers import NoHeaders, Served
 from project.openapi.components import (
@@ -39,6 +40,7 @@ from project.openapi.components import (
     FILE_CONTENT,
     REQUEST_ID,
     Json,
+    QuerySchemas,
     Schemas,
     apart,
     invalid,
@@ -90,53 +92,23 @@ class Builder:
         function = getattr(resource, method.lower())
         summary, _, description = cleandoc(function.__doc__).partition("\n")
         body, query, files = (getattr(function, place, None) for place in ("body", "query", "files"))
-        arguments = re.findall(r"{(\w+)}", path)
 
-        parameters = [self.path_parameter(function, name) for name in arguments]
+        parameters = [self.path_parameter(function, name) for name in re.findall(r"{(\w+)}", path)]
         responses = {status: self.answer(status, *answer) for status, *answer in signature(resource, function)}
-        bad_requests = {"bad_request": error_body(*in_our_words(BadRequest()), REQUEST_ID)}
-        invalid_status = getattr(resource, "invalid_input", 400)
-        invalid_inputs: dict[str, Error] = {}
-        errors: list[HTTPException] = [default_exceptions[500](), default_exceptions[503]()]
         scopes = self.scopes(path, function, noun)
-        if scopes is not None:
-            errors += [TokenNeeded(), *map(ScopeNeeded, scopes)]
-        if self.config["RATELIMIT"] and path not in UNLIMITED_PATHS:
-            errors.append(default_exceptions[429]())
         if query:
-            members = self.schema(query)["properties"]
+            members = self.schema(query, QuerySchemas)["properties"]
             parameters += [{"name": name, "in": "query", **apart(schema)} for name, schema in members.items()]
-            invalid_inputs[InvalidQuery.code] = invalid(invalid_status, InvalidQuery, BAD_QUERY)
-        if body:
-            invalid_inputs[InvalidPayload.code] = invalid(invalid_status, InvalidPayload, BAD_BODY)
-            errors += [default_exceptions[status]() for status in (411, 413, 415)]
-            taken = [EMAIL_EXISTS] if "email" in body.model_fields else []
-            bad_requests.update({code: error_body(400, said, code, REQUEST_ID) for said, code in taken})
-        if files:
-            bad_requests[InvalidFile.code] = invalid(400, InvalidFile, BAD_FILE)
-            errors += [default_exceptions[status]() for status in (408, 411, 413)] + [UnsupportedMediaType(NO_FILE)]
-        if arguments:
-            if invalid_status != 400:
-                invalid_inputs[InvalidPath.code] = invalid(invalid_status, InvalidPath, BAD_PATH)
-            errors.append(NotFound(resource.rows.missing if hasattr(resource, "rows") else None))
-            if any("ETag" in get_type_hints(headers) for _, _, headers in signature(resource, resource.get)):
-                # json_response() answers 304 by itself; If-Match is the Resources' duty.
-                if method == "GET":
-                    parameters.append({"$ref": "#/components/parameters/If-None-Match"})
-                    responses[304] = {"description": "The caller's copy is still good.", "headers": refer("ETag")}
-                else:
-                    parameters.append({"$ref": "#/components/parameters/If-Match"})
-                    errors.append(VersionConflict())
-
-        failures = {400: bad_requests}
-        failures[invalid_status] = {**failures.get(invalid_status, {}), **invalid_inputs}
-        responses.update({status: self.failure(bodies) for status, bodies in failures.items() if bodies})
-        for error in errors:
-            status, message, code = in_our_words(error)
-            if status in responses:
-                # The method's signature says more of it.
-                continue
-            responses[status] = self.failure({code: error_body(status, message, code, REQUEST_ID)})
+        if is_versioned(path, resource):
+            # json_response() answers 304 by itself; If-Match is the duty of the Resources.
+            header = "If-None-Match" if method == "GET" else "If-Match"
+            parameters.append({"$ref": f"#/components/parameters/{header}"})
+            if method == "GET":
+                responses[304] = {"description": "The caller's copy is still good.", "headers": refer("ETag")}
+        for status, bodies in self.failures(path, method, resource, scopes).items():
+            # The signature of a method says more of a status that it names.
+            if status not in responses:
+                responses[status] = self.failure(bodies)
         operation = {
             "operationId": operation_id(path, method, resource),
             "summary": summary.rstrip("."),
@@ -152,6 +124,53 @@ class Builder:
         if files:
             operation["requestBody"] = {"required": True, "content": {name: FILE_CONTENT[name] for name in files}}
         return operation
+
+    def failures(
+        self, path: str, method: str, resource: type[Resource], scopes: list[str] | None
+    ) -> dict[int, dict[str, Error]]:
+        """Return the bodies of the errors of a call, by status and code."""
+        function = getattr(resource, method.lower())
+        body, query, files = (getattr(function, place, None) for place in ("body", "query", "files"))
+        told: dict[int, dict[str, Error]] = {400: {"bad_request": error_body(*in_our_words(BadRequest()), REQUEST_ID)}}
+        sent = body.model_fields if body else {}
+        for constraint in constraints_of(resource.rows.table) if hasattr(resource, "rows") else ():
+            if constraint.member in sent:
+                refused = error_body(constraint.status, constraint.message, constraint.code, REQUEST_ID)
+                told.setdefault(constraint.status, {})[constraint.code] = refused
+        if files:
+            told[400][InvalidFile.code] = invalid(400, InvalidFile, BAD_FILE)
+        status = getattr(resource, "invalid_input", 400)
+        invalid_inputs = told.setdefault(status, {})
+        if query:
+            invalid_inputs[InvalidQuery.code] = invalid(status, InvalidQuery, BAD_QUERY)
+        if body:
+            invalid_inputs[InvalidPayload.code] = invalid(status, InvalidPayload, BAD_BODY)
+        if "{" in path and status != 400:
+            invalid_inputs[InvalidPath.code] = invalid(status, InvalidPath, BAD_PATH)
+        for error in self.errors(path, method, resource, scopes):
+            status, message, code = in_our_words(error)
+            told.setdefault(status, {})[code] = error_body(status, message, code, REQUEST_ID)
+        return {status: bodies for status, bodies in told.items() if bodies}
+
+    def errors(
+        self, path: str, method: str, resource: type[Resource], scopes: list[str] | None
+    ) -> Iterator[HTTPException]:
+        """Yield the errors of a call that name no member of the input."""
+        function = getattr(resource, method.lower())
+        yield from (default_exceptions[500](), default_exceptions[503]())
+        if scopes is not None:
+            yield from (TokenNeeded(), *map(ScopeNeeded, scopes))
+        if self.config["RATELIMIT"] and path not in UNLIMITED_PATHS:
+            yield default_exceptions[429]()
+        if hasattr(function, "body"):
+            yield from (default_exceptions[status]() for status in (411, 413, 415))
+        if hasattr(function, "files"):
+            yield from (default_exceptions[status]() for status in (408, 411, 413))
+            yield UnsupportedMediaType(NO_FILE)
+        if "{" in path:
+            yield NotFound(resource.rows.missing if hasattr(resource, "rows") else None)
+        if is_versioned(path, resource) and method != "GET":
+            yield VersionConflict()
 
     def scopes(self, path: str, function: Method, noun: str) -> list[str] | None:
         """Return the scopes that a call needs, or None where it needs no token."""
@@ -192,9 +211,9 @@ class Builder:
             ),
         }
 
-    def schema(self, kind: Any) -> Json:
+    def schema(self, kind: Any, generator: type[Schemas] = Schemas) -> Json:
         """Return the JSON schema of a type; what it refers to becomes a component."""
-        schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", schema_generator=Schemas)
+        schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", schema_generator=generator)
         self.schemas.update(schema.pop("$defs", {}))
         return schema
 
@@ -220,6 +239,13 @@ class Builder:
             if re.fullmatch(re.escape(path.rstrip("/")) + r"/{\w+}/?", other)
             for operation in self.paths[other].values()
         }
+
+
+def is_versioned(path: str, resource: type[Resource]) -> bool:
+    """Say whether a path names one thing whose version is told in ETag."""
+    return "{" in path and any(
+        "ETag" in get_type_hints(headers) for _, _, headers in signature(resource, resource.get)
+    )
 
 
 def signature(resource: type[Resource], function: Method) -> Iterator[tuple[int, Any, type]]:

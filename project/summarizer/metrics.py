@@ -9,6 +9,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import psycopg2
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -54,7 +55,7 @@ class Backlog(Collector):
             with self.engine.connect() as connection:
                 with watchdog.limit(connection.connection.driver_connection, COUNT_SECONDS):
                     pending, due = connection.execute(COUNT).one()
-        except (DBAPIError, PoolTimeout) as error:
+        except (DBAPIError, psycopg2.Error, PoolTimeout) as error:
             log.warning("metrics: %s", one_line(error))
             return
         yield GaugeMetricFamily("summaries_pending", "Rows that wait, those between two attempts included.", pending)

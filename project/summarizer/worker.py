@@ -17,11 +17,13 @@ from datetime import timedelta
 from logging import DEBUG, WARNING, getLogger
 from typing import Any
 
+import psycopg2
 from sqlalchemy import Engine, Update, func, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from project.api.models import Summary
 from project.config import ROOT
+from project.observability.logs import one_line
 from project.summarizer.metrics import SummarizerMetrics
 
 log = getLogger(__name__)
@@ -194,9 +196,10 @@ class Summarizer:
                 if away:
                     log.warning("The database is back.")
                 away = False
-            except (InterfaceError, OperationalError) as error:
-                said = str(error).partition("\n")[0]
-                log.log(DEBUG if away else WARNING, "The database is away, and the summarizer waits: %s", said)
+            except (InterfaceError, OperationalError, psycopg2.InterfaceError, psycopg2.OperationalError) as error:
+                log.log(
+                    DEBUG if away else WARNING, "The database is away, and the summarizer waits: %s", one_line(error)
+                )
                 away = True
             time.sleep(PAUSE)
         log.info("summarizer stopped")

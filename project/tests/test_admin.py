@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from pydantic.fields import FieldInfo
+from sqlalchemy import Column, Integer, select
+from werkzeug.datastructures import MultiDict
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
+from wtforms import Form
 
 from project import db
+from project.admin.forms import field_for
 from project.api.models import User
 from project.auth import tokens
 from project.config import ProductionConfig
@@ -315,6 +319,25 @@ def test_action_is_done_after_a_confirmation(
     assert "d: 1." in visitor.get("users/").text
 
 
+@pytest.mark.parametrize(("text", "value"), [("5", 5), ("", None), ("five", "five")])
+def test_field_of_a_nullable_number_has_a_number_or_null(text: str, value: object) -> None:
+    class Age(Form):
+        age = field_for(Column("age", Integer, nullable=True), "Age", FieldInfo())
+
+    assert Age(MultiDict({"age": text})).age.data == value
+    assert 'value="5"' in str(Age(obj=SimpleNamespace(age=5)).age())
+
+
+def test_user_of_the_largest_id_is_edited_and_removed(
+    admin_app: Flask, open_database: str, visitor: Visitor, michael: int
+) -> None:
+    execute(open_database, f"UPDATE users SET id = {2**63 - 1}")
+
+    assert visitor.get(f"users/edit/?id={2**63 - 1}").status_code == 200
+    assert visitor.post("users/action/", action="remove", rowid=2**63 - 1, confirmed="yes").status_code == 302
+    assert users(admin_app) == []
+
+
 def test_action_needs_rows_and_a_name_that_is_known(admin_app: Flask, visitor: Visitor, michael: int) -> None:
     assert visitor.post("users/action/", action="remove", rowid="x", confirmed="yes").status_code == 302
     assert "Choose rows first." in visitor.get("users/").text
@@ -377,7 +400,14 @@ def test_list_has_pages(admin_app: Flask, visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["users/edit/?id=x", "users/edit/?id=99999999999999999999", "users/edit/?id=7", "users/edit/?id=1&id=2"]
+    "path",
+    [
+        "users/edit/?id=x",
+        "users/edit/?id=01",
+        "users/edit/?id=99999999999999999999",
+        "users/edit/?id=7",
+        "users/edit/?id=1&id=2",
+    ],
 )
 def test_row_that_does_not_exist_leads_back(visitor: Visitor, path: str) -> None:
     assert visitor.client.get(f"/admin/{path}", base_url="https://localhost").status_code == 302

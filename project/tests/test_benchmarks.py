@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.answers import shows
 from benchmarks.goals import POST, USER, Goal, judge, paired_ratios, verdict
 
 
@@ -66,3 +67,11 @@ def test_only_goals_for_which_something_was_measured_are_judged() -> None:
         ("own_mb", None, True),
     }
     assert {verdict.goal.contestant for verdict in verdicts} == {"granian"}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_shown"),
+    [({"a": [{"b": 1, "c": None}]}, True), ({"a": [{"b": 2}]}, False), ({"a": [{}]}, False), ({"a": []}, False)],
+)
+def test_contestant_may_show_more_members(found: dict, is_shown: bool) -> None:
+    assert shows(found, {"a": [{"b": 1}]}) is is_shown

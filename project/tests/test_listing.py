@@ -17,11 +17,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from project import db
-from project.api.models import User
+from project.api.models import MAX_SEARCH_LENGTH, MAX_USERNAME_LENGTH, User
 from project.config import ProductionConfig
 from project.storage.connections import ThreadConnection
 from project.storage.statements import Statement
 from project.tests.conftest import app_on, execute, mostly_slow
+from project.tests.utils import add_user
 
 SORTS = ["id", "username", "email", "created_date"]
 SIGNED_SORTS = [sign + sort for sort in SORTS for sign in ("", "-")]
@@ -343,3 +344,12 @@ def test_walk_sees_every_untouched_user_once_while_others_write(open_database: s
 
     for sort, ids in seen.items():
         assert Counter(user_id for user_id in ids if user_id in untouched) == Counter(untouched), sort
+
+
+@pytest.mark.parametrize("parameter", ["username", "q"])
+def test_longest_name_can_be_searched_for(client: FlaskClient, app: Flask, parameter: str) -> None:
+    with app.app_context():
+        add_user("x" * MAX_USERNAME_LENGTH, "a@b.test")
+
+    assert len(listed(client, **{parameter: "x" * MAX_USERNAME_LENGTH})) == 1
+    assert client.get(f"/users?{parameter}={'x' * (MAX_SEARCH_LENGTH + 1)}").status_code == 400

@@ -337,3 +337,11 @@ def test_document_says_that_a_change_is_needed(document: dict[str, Any], changes
 
     assert not validator(document, schema).is_valid(changes)
     assert validator(document, schema).is_valid({**changes, "active": False})
+
+
+def test_no_member_of_a_payload_has_a_default_that_a_client_would_send(document: dict[str, Any]) -> None:
+    for call in operations(document).values():
+        content = call.get("requestBody", {}).get("content", {}).get("application/json")
+        if content:
+            schema = resolved(document, content["schema"])
+            assert [name for name, member in schema["properties"].items() if "default" in member] == []

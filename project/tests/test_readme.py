@@ -100,8 +100,25 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def test_worked_example_is_the_module_of_the_notes() -> None:
-    (example,) = re.findall(r"^   ```python\n(.+?)^   ```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
-    example = dedent(example)
+    example = dedent(re.findall(r"^   ```python\n(.+?)^   ```", CONTRIBUTING, re.MULTILINE | re.DOTALL)[0])
 
     assert (ROOT / "project" / "api" / "notes.py").read_text().endswith(example)
     assert all(part in example for part in ("Blueprint(", "Rows(", "(RowList", "(RowDetail", "api.add_resource("))
+
+
+#: The steps of "Add a member to users", each with its file and its diff.
+MEMBER = CONTRIBUTING.partition("## Add a member to users")[2].partition("\n## ")[0]
+STEPS = re.findall(r"\((project/[\w/]+\.py)\)[^`]*?(?:`[^`]+`[^`]*?)*```diff\n(.+?)```", MEMBER, re.DOTALL)
+
+
+def test_lines_around_the_worked_diffs_are_there() -> None:
+    assert [path.rpartition("/")[2] for path, _ in STEPS] == [
+        "test_members.py",
+        "models.py",
+        "representations.py",
+        "payloads.py",
+    ]
+    for path, diff in STEPS:
+        code = [line.strip() for line in (ROOT / path).read_text().splitlines()]
+        context = [line.strip() for line in diff.splitlines() if line.strip() and not line.strip().startswith("+")]
+        assert context and all(line in code for line in context), path

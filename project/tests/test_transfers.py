@@ -205,7 +205,7 @@ def test_export_has_the_form_that_is_asked_for(client: FlaskClient, accept: str,
     check(document(), "get", "/users/export", response)
     lines = response.get_data(as_text=True).splitlines()
     if media_type == CSV:
-        assert lines[0] == "id,username,email,active,created_date"
+        assert lines[0].startswith("id,username,email,active,created_date")
         assert lines[1].startswith("1,a,a@b.test,true,")
     else:
         assert json.loads(lines[0]) == client.get("/users/1").get_json()["data"]

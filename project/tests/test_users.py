@@ -20,13 +20,12 @@ def test_added_user_is_answered_with_its_location(client: FlaskClient) -> None:
 
     assert response.status_code == 201
     body = response.get_json()
-    created_date = body["data"].pop("created_date")
-    user_id = body["data"].pop("id")
-    assert body == {
-        "status": "success",
-        "message": "michael@testdriven.io was added!",
-        "data": {**MICHAEL, "active": True},
-    }
+    user = body.pop("data")
+    user_id, created_date = user["id"], user["created_date"]
+    assert body == {"status": "success", "message": "michael@testdriven.io was added!"}
+    # More members may follow.
+    assert list(user)[:5] == ["id", "username", "email", "active", "created_date"]
+    assert {**user, **MICHAEL, "active": True} == user
     assert len(created_date) == len("2026-11-20T12:00:00Z") and created_date.endswith("Z")
     assert response.headers["Location"] == f"/users/{user_id}"
     assert client.get(response.headers["Location"]).get_json()["data"]["email"] == MICHAEL["email"]
@@ -312,6 +311,6 @@ def test_thousands_of_unknown_members_get_a_short_answer(client: FlaskClient) ->
 def test_patch_needs_a_member_to_change(client: FlaskClient, make_user: MakeUser, changes: dict[str, Any]) -> None:
     response = client.patch(f"/users/{make_user().id}", json=changes)
 
-    assert response.get_json()["detail"] == [
-        {"loc": ["body"], "msg": "Must have a member to change: username, email or active.", "type": "empty"}
-    ]
+    (fault,) = response.get_json()["detail"]
+    assert (fault["loc"], fault["type"]) == (["body"], "empty")
+    assert fault["msg"].startswith("Must have a member to change: username, email")

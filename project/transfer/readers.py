@@ -3,12 +3,14 @@
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from gzip import BadGzipFile
 from typing import Any, BinaryIO, NamedTuple
 from zlib import error as ZlibError
 
-from project.api.representations import Fault, UserOut
+from project.api.members import USER_MEMBERS
+from project.api.representations import Fault
 from project.api.validation import (
     MOST_BRACKETS,
     MOST_ERRORS,
@@ -24,8 +26,9 @@ from project.api.validation import (
 FILES = {"application/x-ndjson": "ndjson", "text/csv": "csv"}
 NO_FILE = "The body must be NDJSON or CSV, with the Content-Type application/x-ndjson or text/csv, and not compressed."
 FORMATS = tuple(FILES.values())
-COLUMNS = tuple(UserOut.__annotations__)
-NEEDED = ("username", "email")
+COLUMNS = tuple(member.name for member in USER_MEMBERS)
+NEEDED = tuple(member.name for member in USER_MEMBERS if member.is_needed)
+NO_HEADER = f"The first line must name the columns: {' and '.join(NEEDED)} at least."
 #: Of one row, in bytes: what the API takes for a user.
 MOST_BYTES = 64 * 1024
 # What makes a spreadsheet run a cell, behind apostrophes or none: one apostrophe more makes it text, and what import
@@ -110,14 +113,14 @@ def csv_rows(lines: Lines) -> Iterator[Row | InvalidInput]:
         else:
             yield invalid(line, f"Has {len(cells):,} cells, and the header {len(header)}.", "cells")
     if not header:
-        raise invalid(1, "The first line must name the columns: username and email at least.", "header")
+        raise invalid(1, NO_HEADER, "header")
 
 
 def columns(line: int, header: list[str]) -> list[str]:
     """Return the columns that a header names, or refuse it."""
     if not set(header) & set(NEEDED):
         # It is not quoted: it may be somebody's address.
-        raise invalid(line, "The first line must name the columns: username and email at least.", "header")
+        raise invalid(line, NO_HEADER, "header")
     wrong = [fault("Is required.", "missing", "body", line, name) for name in NEEDED if name not in header]
     for position, name in enumerate(header):
         if name not in COLUMNS:
@@ -129,21 +132,30 @@ def columns(line: int, header: list[str]) -> list[str]:
     return header
 
 
+def unmarked(cell: str) -> str:
+    """Return a text without the apostrophe that as_text() has added."""
+    # Compared first, since the pattern costs more and almost no cell begins like that.
+    return cell[1:] if cell[:1] == "'" and MADE_TEXT.match(cell) else cell
+
+
+def whole(cell: str) -> int | str:
+    """Return a whole number, or as it is what the payload will refuse."""
+    return int(cell) if re.fullmatch("[0-9]{1,19}", cell) else cell
+
+
+def true_or_false(cell: str) -> bool | str:
+    """Return a truth value, or as it is what the payload will refuse."""
+    return BOOLEANS.get(cell, cell)
+
+
+#: What reads a cell, by the type of the member's values.
+CELLS: dict[type, Callable[[str], Any]] = {str: unmarked, int: whole, bool: true_or_false, datetime: str}
+READ = {member.name: CELLS[member.kind] for member in USER_MEMBERS}
+
+
 def members(header: list[str], cells: list[str]) -> dict[str, Any]:
     """Return the members of a user that a CSV row tells; an empty cell is a member that is absent."""
-    row: dict[str, Any] = dict(zip(header, cells))
-    for name in NEEDED:
-        # Compared first, since the pattern costs more and almost no cell begins like that.
-        if row[name][:1] == "'" and MADE_TEXT.match(row[name]):
-            row[name] = row[name][1:]
-    for name in ("id", "active", "created_date"):
-        if not (cell := row.get(name, "")):
-            row.pop(name, None)
-        elif name == "active":
-            row[name] = BOOLEANS.get(cell, cell)
-        elif name == "id":
-            row[name] = int(cell) if re.fullmatch("[0-9]{1,19}", cell) else cell
-    return row
+    return {name: READ[name](cell) for name, cell in zip(header, cells) if cell or name in NEEDED}
 
 
 #: Made once: json.loads would make one a row.

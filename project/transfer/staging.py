@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
-from typing import BinaryIO, NamedTuple, get_args
+from typing import Any, BinaryIO, NamedTuple, get_args
 
 from psycopg2.errors import DeadlockDetected, UniqueViolation
 from psycopg2.extensions import connection as Connection
-from psycopg2.sql import SQL, Composable
+from psycopg2.sql import Composable
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Engine, text
 
-from project.api.payloads import OnConflict, UserRow
+from project.api.payloads import UserRow
+from project.api.queries import OnConflict
 from project.api.representations import Fault
 from project.api.validation import MOST_ERRORS, fault, in_words
+from project.transfer import merge
 from project.transfer.readers import READERS, Lines, Row
 from project.transfer.sessions import counted, execute
 
@@ -59,83 +61,6 @@ def one_by_one(rows: list[Row]) -> tuple[list[tuple[int, UserRow]], list[Fault]]
     return good, wrong
 
 
-STAGED = ("line", "id", "username", "email", "active", "created_date")
-FAULTS = ("line", "member", "msg", "type")
-
-# Folded by the database, as the unique index is: Python's idea of the same address does not count.
-TABLES = """
-    CREATE TEMPORARY TABLE staged (
-        line bigint, id bigint, username text, email text, active boolean, created_date timestamptz,
-        key text COLLATE "C" GENERATED ALWAYS AS (lower(email)) STORED
-    );
-    CREATE TEMPORARY TABLE faults (line bigint, member text, msg text, type text);
-    CREATE TEMPORARY VIEW conflicts (line, member, msg, type) AS
-        SELECT line, 'email', format('Is on line %s too.', first), 'email_exists'
-        FROM (
-            SELECT line, first_value(line) OVER same AS first, row_number() OVER same AS n
-            FROM staged WINDOW same AS (PARTITION BY key ORDER BY line)
-        ) numbered WHERE n > 1
-    UNION ALL
-        SELECT line, 'email', 'Sorry. That email already exists.', 'email_exists'
-        FROM staged WHERE EXISTS (SELECT FROM users WHERE lower(users.email) COLLATE "C" = key)
-    UNION ALL
-        SELECT line, 'id', format('Is on line %s too.', first), 'id_exists'
-        FROM (
-            SELECT line, key, first_value(line) OVER same AS first, first_value(key) OVER same AS other
-            FROM staged WHERE id IS NOT NULL WINDOW same AS (PARTITION BY id ORDER BY line)
-        ) numbered WHERE key <> other
-    UNION ALL
-        SELECT line, 'id', 'Is the id of another user.', 'id_exists'
-        FROM staged JOIN users ON users.id = staged.id AND lower(users.email) COLLATE "C" <> key;
-"""
-
-FIND_CONFLICTS = "INSERT INTO faults SELECT * FROM conflicts"
-COUNT_CONFLICTS = "SELECT count(DISTINCT line) FROM conflicts"
-
-DROP_SUPERSEDED = """
-    DELETE FROM staged USING (
-        SELECT line, row_number() OVER (PARTITION BY key ORDER BY line DESC) AS n FROM staged
-    ) numbered WHERE n > 1 AND numbered.line = staged.line
-"""
-
-# An id of a user who is there does not count: the address says who is meant.
-FIND_IDS = """
-    INSERT INTO faults SELECT * FROM conflicts WHERE type = 'id_exists' AND line IN (
-        SELECT line FROM staged WHERE NOT EXISTS (SELECT FROM users WHERE lower(users.email) COLLATE "C" = key)
-    )
-"""
-
-DROP_REFUSED = "DELETE FROM staged WHERE line IN (SELECT line FROM faults)"
-
-COUNT_NEW = """
-    SELECT count(*) FROM staged WHERE NOT EXISTS (SELECT FROM users WHERE lower(users.email) COLLATE "C" = key)
-"""
-
-INSERT = SQL("""
-    INSERT INTO users (id, username, email, active, created_date)
-    SELECT coalesce(id, nextval(pg_get_serial_sequence('users', 'id'))), username, email,
-        coalesce(active, true), coalesce(created_date, date_trunc('second', now()))
-    FROM staged {} ORDER BY line {}
-    """)
-
-ADD_ALL = INSERT.format(SQL(""), SQL(""))
-ADD_NEW = INSERT.format(SQL(""), SQL("ON CONFLICT DO NOTHING"))
-
-REPLACE = SQL("""
-    WITH merged AS (
-        {} ON CONFLICT (lower(email) COLLATE "C")
-        DO UPDATE SET username = excluded.username, email = excluded.email {}
-        RETURNING xmax = 0 AS added
-    ) SELECT count(*) FILTER (WHERE added) FROM merged
-    """)
-
-# A row that does not tell whether the user is active leaves that as it is.
-WRITE_ALL = (
-    REPLACE.format(INSERT.format(SQL("WHERE active IS NOT NULL"), SQL("")), SQL(", active = excluded.active")),
-    REPLACE.format(INSERT.format(SQL("WHERE active IS NULL"), SQL("")), SQL("")),
-)
-
-
 class Import:
     """Users on their way from a file into the table.
 
@@ -146,7 +71,7 @@ class Import:
         self.connection = connection
         self.engine = engine
         self.good = self.largest_id = 0
-        execute(connection, TABLES)
+        execute(connection, merge.TABLES)
 
     def stage(self, file: BinaryIO, format: str, progress: Callable[[int], None]) -> None:
         """Read and validate a file. Raises InvalidFile where it cannot be read to its end.
@@ -175,8 +100,8 @@ class Import:
         good, more = validated(rows)
         self.good += len(good)
         self.largest_id = max(self.largest_id, *(user.id or 0 for _, user in good), 0)
-        self.copy("staged", STAGED, (staged(line, user) for line, user in good))
-        self.copy("faults", FAULTS, map(kept_fault, (*wrong, *more)))
+        self.copy("staged", merge.STAGED, (staged(line, user) for line, user in good))
+        self.copy("faults", merge.FAULTS, map(kept_fault, (*wrong, *more)))
 
     def copy(self, table: str, names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         """Write rows of text in the form of COPY to a temporary table."""
@@ -211,34 +136,36 @@ class Import:
 
     def fail(self, dry_run: bool) -> Counts:
         """Add all users, or none where a row is refused or conflicts."""
-        counted(self.connection, FIND_CONFLICTS)
+        counted(self.connection, merge.FIND_CONFLICTS)
         refused = self.refused()
         if refused or dry_run:
             return Counts(0 if refused else self.good, 0, 0, refused)
-        return Counts(self.insert(ADD_ALL), 0, 0, 0)
+        return Counts(self.insert(merge.ADD_ALL), 0, 0, 0)
 
     def skip(self, dry_run: bool) -> Counts:
         """Add the users who do not conflict."""
         if dry_run:
-            ((skipped,),) = execute(self.connection, COUNT_CONFLICTS)
+            ((skipped,),) = execute(self.connection, merge.COUNT_CONFLICTS)
             added = self.good - skipped
         else:
-            added = self.insert(ADD_NEW)
+            added = self.insert(merge.ADD_OTHERS)
         return Counts(added, 0, self.good - added, self.refused())
 
     def update(self, dry_run: bool) -> Counts:
         """Add the users who are new and write the others; of several rows with one address the last one counts."""
-        counted(self.connection, DROP_SUPERSEDED)
-        counted(self.connection, FIND_IDS)
-        lost = counted(self.connection, DROP_REFUSED)
+        counted(self.connection, merge.DROP_SUPERSEDED)
+        counted(self.connection, merge.FIND_IDS)
+        lost = counted(self.connection, merge.DROP_REFUSED)
         if dry_run:
-            ((added,),) = execute(self.connection, COUNT_NEW)
+            ((added,),) = execute(self.connection, merge.COUNT_NEW)
         else:
+            # Before the first write, whose lock of the table this step could not pass.
             self.advance()
-            added = sum(execute(self.connection, part)[0][0] for part in WRITE_ALL)
+            counted(self.connection, merge.WRITE_PRESENT)
+            added = counted(self.connection, merge.ADD_NEW)
         return Counts(added, self.good - lost - added, 0, self.refused())
 
-    def insert(self, statement: str | Composable) -> int:
+    def insert(self, statement: Composable) -> int:
         """Add users and return how many."""
         self.advance()
         return counted(self.connection, statement)
@@ -274,24 +201,27 @@ MERGES: dict[OnConflict, Callable[[Import, bool], Counts]] = {
     "update": Import.update,
 }
 
+ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
+
 
 def staged(line: int, user: UserRow) -> tuple[str, ...]:
-    """Return a row of the staging table in the form of COPY; no text of a user has a character that ends a cell."""
-    return (
-        str(line),
-        "\\N" if user.id is None else str(user.id),
-        user.username.replace("\\", "\\\\"),
-        user.email.replace("\\", "\\\\"),
-        str(user.active) if "active" in user.model_fields_set else "\\N",
-        user.created_date or "\\N",
-    )
+    """Return a row of the staging table in the form of COPY."""
+    cleared = [name for name in merge.NULLABLE if name in user.model_fields_set and getattr(user, name) is None]
+    return (str(line), f"{{{','.join(cleared)}}}", *[cell(getattr(user, member.name)) for member in merge.KEPT])
 
 
-ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
+def cell(value: Any) -> str:
+    """Return a value in the form of COPY."""
+    return "\\N" if value is None else escaped(str(value))
+
+
+def escaped(text: str) -> str:
+    """Return a text in the form of COPY."""
+    # Almost no text has a character to escape, and these two looks at it cost less than a translation.
+    return text if text.isprintable() and "\\" not in text else text.translate(ESCAPES)
 
 
 def kept_fault(found: Fault) -> tuple[str, ...]:
     """Return a row of the table of faults in the form of COPY."""
     _, line, *member = found["loc"]
-    said = (str(part).translate(ESCAPES) for part in (found["msg"], found["type"]))
-    return (str(line), str(member[0]).translate(ESCAPES) if member else "\\N", *said)
+    return (str(line), cell(member[0] if member else None), escaped(found["msg"]), escaped(found["type"]))

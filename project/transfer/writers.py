@@ -3,31 +3,52 @@
 import re
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from itertools import count
 
 from psycopg2 import DatabaseError, OperationalError
 from psycopg2.extensions import connection as Connection
 from psycopg2.sql import SQL, Composable, Literal
 
-from project.transfer.readers import COLUMNS, NEEDED, RUNS
+from project.api.members import USER_MEMBERS, Member, sql_of
+from project.api.models import User, in_utc
+from project.transfer.readers import COLUMNS, RUNS
 from project.transfer.sessions import execute
 
 #: Of rows that a connection of an export reads together.
 CHUNK_ROWS = 20_000
 #: How long the connections of an export may be idle in seconds, while its reader takes such a piece of some 2 MB.
 IDLE_SECONDS = 60
-DATE = SQL("replace((created_date AT TIME ZONE 'UTC')::text, ' ', 'T') || 'Z'")
 # What may need the apostrophe comes before the letters, so that most cells are spared the pattern.
 CELL = SQL("""CASE WHEN {0} COLLATE "C" < 'A' AND {0} ~ {1} THEN '''' || {0} ELSE {0} END""")
 
-CELLS = SQL("id, {}, {}, active::text, {}").format(
-    *(CELL.format(SQL(name), Literal(f"^{RUNS}")) for name in NEEDED), DATE
-)
 
-OBJECT = SQL("""
-    '{{"id":' || id || ',"username":' || to_json(username)::text || ',"email":' || to_json(email)::text
-    || CASE WHEN active THEN ',"active":true' ELSE ',"active":false' END || ',"created_date":"' || {} || '"}}'
-    """).format(DATE)
+def plain(member: Member) -> Composable:
+    """Return a member as text: dates as the API shows them, all else as Postgres does."""
+    column = getattr(User, member.name)
+    return SQL(f"{sql_of(in_utc(column).element if member.kind is datetime else column)}::text")
+
+
+def cell(member: Member) -> Composable:
+    """Return a member as a cell of CSV."""
+    return CELL.format(plain(member), Literal(f"^{RUNS}")) if member.kind is str else plain(member)
+
+
+def value(member: Member) -> Composable:
+    """Return a member as JSON."""
+    # Neither numbers nor truth values need more, and to_json() takes longer.
+    told = plain(member) if member.kind in (int, bool) else SQL("to_json({})::text").format(plain(member))
+    return SQL("coalesce({}, 'null')").format(told) if member.is_nullable else told
+
+
+CELLS = SQL(", ").join(map(cell, USER_MEMBERS))
+
+# Put together by hand, in two thirds of the time of row_to_json() takes.
+OBJECT = SQL("'{{' || {} || '}}'").format(
+    SQL(" || ',' || ").join(
+        SQL("{} || {}").format(Literal(f'"{member.name}":'), value(member)) for member in USER_MEMBERS
+    )
+)
 
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
@@ -35,8 +56,8 @@ WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJ
 
 # What is passed over is read, and not written.
 CHUNK = SQL(
-    "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) chunk ORDER BY id)"
-    " TO STDOUT (FORMAT csv {})"
+    "COPY (SELECT {} FROM (SELECT * FROM users WHERE id > {} AND {} ORDER BY id OFFSET {} LIMIT {}) users"
+    " ORDER BY users.id) TO STDOUT (FORMAT csv {})"
 )
 
 #: The id in a row of either form, which nothing with a digit precedes.
