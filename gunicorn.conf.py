@@ -14,7 +14,7 @@ settings = Config(os.getcwd())
 settings.from_object(APP_SETTINGS)
 # Here, and not only in the workers: one that ends at its start is started again and again.
 complete(settings)
-logs.start(settings)
+logs.configure(settings)
 # Before the workers start, which write their figures there.
 folder = multiprocess.share()
 multiprocess.warn_of_missing_folder()
@@ -51,6 +51,6 @@ keepalive = settings["KEEP_ALIVE"]
 limit_request_line = 8190
 
 # Workers prove that they live by touching a file, which must not wait for a disk: beside their figures, in memory.
-worker_tmp_dir = heartbeat.place(folder)
+worker_tmp_dir = heartbeat.heartbeat_folder(folder)
 # The socket needs a folder to write in, which a read-only container has not.
 control_socket_disable = True

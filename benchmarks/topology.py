@@ -27,8 +27,8 @@ from project.postgres.system import (
     environment,
     find_programs,
     is_root,
-    run,
     run_as,
+    run_program,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ class Cluster:
         self.programs = find_programs(USER)
         if copy_of:
             source = f"host=127.0.0.1 port={copy_of.port} user=postgres application_name=standby"
-            run(
+            run_program(
                 USER,
                 self.programs / "pg_basebackup",
                 "-D",
@@ -77,7 +77,9 @@ class Cluster:
                 source,
             )
         else:
-            run(USER, self.programs / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-N", "--no-locale")
+            run_program(
+                USER, self.programs / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-N", "--no-locale"
+            )
         self.start()
 
     def start(self) -> None:

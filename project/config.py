@@ -27,9 +27,9 @@ MIGRATIONS = ROOT / "migrations"
 PROFILES = ROOT / "config"
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # libpq's form of several hosts: postgresql://user@one:5432,two:5432/users
-HOST = r"(\[[0-9A-Fa-f:.]+\]|[^][:@/?,]+)(?::([0-9]*))?"
+HOST_PATTERN = r"(\[[0-9A-Fa-f:.]+\]|[^][:@/?,]+)(?::([0-9]*))?"
 SEVERAL_HOSTS = re.compile(
-    rf"(?P<scheme>[^:/]+://(?:[^@/]*@)?)(?P<hosts>{HOST}(?:,{HOST})+)(?P<rest>(?:[/?].*)?)", re.DOTALL
+    rf"(?P<scheme>[^:/]+://(?:[^@/]*@)?)(?P<hosts>{HOST_PATTERN}(?:,{HOST_PATTERN})+)(?P<rest>(?:[/?].*)?)", re.DOTALL
 )
 
 
@@ -138,7 +138,7 @@ def database_url(name: str, value: str) -> URL:
     """
     hosts: list[tuple[str, str]] = []
     if several := SEVERAL_HOSTS.fullmatch(value):
-        hosts = re.findall(HOST, several["hosts"])
+        hosts = re.findall(HOST_PATTERN, several["hosts"])
         value = several["scheme"] + several["rest"]
     try:
         url = make_url(value)

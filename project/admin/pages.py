@@ -3,7 +3,7 @@
 from flask import Blueprint, Flask
 from flask_admin.base import Admin
 
-from project.admin.sign_in import Index, Sessions, check, send_policy
+from project.admin.sign_in import Index, Sessions, check_session, send_policy
 from project.admin.views import NoteTable, SummaryTable, TokenTable, UserTable
 from project.api.models import AccessToken, Note, Summary, User
 from project.auth.access import ADMIN
@@ -14,7 +14,7 @@ def init_app(app: Flask) -> None:
     """Give the application its admin pages."""
     app.register_blueprint(Blueprint("admin_pages", __name__, template_folder="templates"))
     app.session_interface = Sessions()
-    app.before_request(check)
+    app.before_request(check_session)
     app.after_request(send_policy)
     index = app.extensions["admin_index"] = Index()
     admin = Admin(app, name="Users", url=ADMIN, index_view=index)

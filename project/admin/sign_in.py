@@ -28,7 +28,7 @@ from project.auth.tokens import Grant, Tokens
 SCOPE = "admin"
 
 #: The pages have no script at all, so none may run; the icon is an empty data: URL.
-POLICY = (
+ADMIN_POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
@@ -65,14 +65,14 @@ def session_grant() -> Grant | None:
 
 def sign_in_page(status: int, message: str = "") -> ResponseReturnValue:
     """Return the page that asks for a token."""
-    view: Page = current_app.extensions["admin_index"]
+    view: PageView = current_app.extensions["admin_index"]
     response = make_response(view.render("sign_in.html", message=message), status)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="users"'
     return response
 
 
-def check() -> ResponseReturnValue | None:
+def check_session() -> ResponseReturnValue | None:
     """Let nobody but an administrator see a page, and take no form that is not from one of these pages."""
     if not is_admin_page(request.path):
         return None
@@ -94,11 +94,11 @@ def check() -> ResponseReturnValue | None:
 def send_policy(response: Any) -> Any:
     """Send the policy of the admin pages with them."""
     if is_admin_page(request.path):
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Content-Security-Policy"] = ADMIN_POLICY
     return response
 
 
-class Page(BaseView):
+class PageView(BaseView):
     """What all pages have."""
 
     def render(self, template: str, **values: Any) -> str:
@@ -107,7 +107,7 @@ class Page(BaseView):
         return str(super().render(template, csrf=csrf, grant=g.get("grant"), **values))
 
 
-class Index(Page):
+class Index(PageView):
     """The way in and out."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from project.admin.forms import (
     rows_chosen,
     shown,
 )
-from project.admin.sign_in import Page
+from project.admin.sign_in import PageView
 from project.api.constraints import broken_constraint
 from project.api.models import (
     MAX_SEARCH_LENGTH,
@@ -52,7 +52,7 @@ LAST_PAGE = 1_000_000
 LIST_PARAMETER = re.compile("page|page_size|sort|desc|search|flt[0-9]+_[0-9]+")
 
 
-class Table(Page, ModelView):
+class Table(PageView, ModelView):
     """A table: its list, its search and its actions."""
 
     form_base_class = SecureForm

@@ -35,7 +35,7 @@ WAIT, PATIENCE = 1.8, 5
 #: Between two looks at the database for the gauge database_up.
 PROBE_SECONDS = 10
 #: What is told of a database that does not do.
-MESSAGES: dict[DatabaseState, str] = {
+STATE_MESSAGES: dict[DatabaseState, str] = {
     "down": "The database is not available at the moment.",
     "read-only": "The database takes no writes at the moment.",
     "behind": "The tables are not as this version needs them: python manage.py db upgrade brings them up to date.",
@@ -43,7 +43,7 @@ MESSAGES: dict[DatabaseState, str] = {
 #: What a migration follows: nothing, one version, or several in a tuple.
 FOLLOWS = re.compile(r"^down_revision\b[^=\n]*=(.*)$", re.MULTILINE)
 QUOTED = re.compile("""["']([^"']+)["']""")
-STATE = """
+STATE_QUERY = """
     SELECT current_setting('transaction_read_only')::boolean,
            EXISTS (SELECT FROM unnest(%s) AS needed WHERE to_regclass(quote_ident(needed)) IS NULL),
            to_regclass('alembic_version') IS NOT NULL
@@ -109,7 +109,7 @@ class Asker:
     def ask(self) -> DatabaseState:
         """Ask the database."""
         with watchdog.limit(self.connection, PATIENCE), self.connection.cursor() as cursor:
-            cursor.execute(STATE, (list(db.metadata.tables),))
+            cursor.execute(STATE_QUERY, (list(db.metadata.tables),))
             read_only, tables_missing, has_versions = cursor.fetchone()
             if read_only:
                 return "read-only"
@@ -214,7 +214,7 @@ class Health(Resource):
         status, _, code = in_our_words(ServiceUnavailable())
         not_well: IsNotWell = (
             {
-                **error_body(status, MESSAGES[state], code, g.request_id),
+                **error_body(status, STATE_MESSAGES[state], code, g.request_id),
                 "environment": config["ENVIRONMENT"],
                 "testing": config["TESTING"],
                 "database": state,

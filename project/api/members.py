@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from project.api.payloads import RowPayload, UserRow
 
 #: For SQL without parameters.
-DIALECT = postgresql.dialect(paramstyle="named")
+SQL_DIALECT = postgresql.dialect(paramstyle="named")
 
 
 class Member(NamedTuple):
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 def default_of(column: Column[Any]) -> str:
     """Return what Postgres writes to a column of which nothing is told, as SQL."""
-    return DIALECT.ddl_compiler(DIALECT, cast(Any, None)).get_column_default_string(column) or "NULL"
+    return SQL_DIALECT.ddl_compiler(SQL_DIALECT, cast(Any, None)).get_column_default_string(column) or "NULL"
 
 
 def members_of(payload: type[RowPayload]) -> tuple[Member, ...]:
@@ -54,7 +54,7 @@ def members_of(payload: type[RowPayload]) -> tuple[Member, ...]:
 
 def sql_of(expression: ClauseElement) -> str:
     """Return an expression over columns as SQL."""
-    return str(expression.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
+    return str(expression.compile(dialect=SQL_DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 #: The members of a user in a file.

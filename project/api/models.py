@@ -41,7 +41,7 @@ PREFIX = "usr_"
 #: What a token may allow.
 SCOPES = ("users:read", "users:write", "notes:read", "notes:write", "summaries:read", "summaries:write", "admin")
 # Whole seconds, by the database's clock: what is stored is what is shown.
-SECONDS = TIMESTAMP(timezone=True, precision=0)
+WHOLE_SECONDS = TIMESTAMP(timezone=True, precision=0)
 THIS_SECOND = func.date_trunc("second", func.now())
 #: A column as it is read.
 Column = ColumnElement[Any] | InstrumentedAttribute[Any]
@@ -99,7 +99,7 @@ class User(Row):
     username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
     email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     active: Mapped[bool] = mapped_column(server_default=true())
-    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+    created_date: Mapped[datetime] = mapped_column(WHOLE_SECONDS, server_default=THIS_SECOND)
 
     __table_args__ = (
         CheckConstraint("btrim(username) <> ''", name="users_username_not_blank"),
@@ -132,7 +132,7 @@ class Note(Row):
 
     title: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
     description: Mapped[str] = mapped_column(String(NOTE_LENGTHS[1]))
-    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+    created_date: Mapped[datetime] = mapped_column(WHOLE_SECONDS, server_default=THIS_SECOND)
 
     __table_args__ = (
         CheckConstraint("char_length(title) >= 3", name="notes_title_long_enough"),
@@ -157,7 +157,7 @@ class Summary(Row):
     reason: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     next_attempt_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
-    created_at: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
+    created_at: Mapped[datetime] = mapped_column(WHOLE_SECONDS, server_default=THIS_SECOND)
 
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'done', 'failed')", name="summaries_state_is_known"),
@@ -177,11 +177,11 @@ class AccessToken(Base):
     name: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME_LENGTH))
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    created_date: Mapped[datetime] = mapped_column(SECONDS, server_default=THIS_SECOND)
-    expires_at: Mapped[datetime | None] = mapped_column(SECONDS)
+    created_date: Mapped[datetime] = mapped_column(WHOLE_SECONDS, server_default=THIS_SECOND)
+    expires_at: Mapped[datetime | None] = mapped_column(WHOLE_SECONDS)
     # To the minute: who uses a token must not wait for a write each time.
-    last_used_at: Mapped[datetime | None] = mapped_column(SECONDS)
-    revoked_at: Mapped[datetime | None] = mapped_column(SECONDS)
+    last_used_at: Mapped[datetime | None] = mapped_column(WHOLE_SECONDS)
+    revoked_at: Mapped[datetime | None] = mapped_column(WHOLE_SECONDS)
 
     __table_args__ = (
         UniqueConstraint("name", name="access_tokens_name_key"),

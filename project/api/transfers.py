@@ -33,7 +33,7 @@ transfers_blueprint = Blueprint("transfers", __name__)
 api = Api(transfers_blueprint)
 #: Of refused rows, how many faults an answer lists.
 MOST_FAULTS = 1000
-File = Annotated[Response, Served(tuple(FILES), ExportHeaders)]
+ExportFile = Annotated[Response, Served(tuple(FILES), ExportHeaders)]
 
 
 class SentFile(RawIOBase):
@@ -108,7 +108,7 @@ class UserImport(Resource):
                 abort(408)
 
         set_seconds_left(seconds)
-        with place(), sessions.session(connections().engine, seconds) as connection:
+        with transfer_slot(), sessions.session(connections().engine, seconds) as connection:
             job = staging.Import(connection, db.engine)
             job.stage(file, format, in_time)
             counts = job.merge(asked.on_conflict, asked.dry_run)
@@ -135,7 +135,7 @@ class UserExport(Resource):
 
     @scope("users:read")
     @query(ExportQuery)
-    def get(self, asked: ExportQuery) -> File:
+    def get(self, asked: ExportQuery) -> ExportFile:
         """Write all users to a file.
 
         By id, all as of one moment; NDJSON, or CSV where `Accept` asks for it. A cell of CSV that a spreadsheet would
@@ -152,13 +152,13 @@ class UserExport(Resource):
         return Response(resumed(begun, pieces), mimetype=media_type, headers={"Vary": "Accept"})
 
 
-def init_places(state: BlueprintSetupState) -> None:
+def init_slots(state: BlueprintSetupState) -> None:
     """Let no more than half of the threads of a process be busy with imports and exports, which take minutes."""
     state.app.extensions["transfers"] = Semaphore(max(1, state.app.config["WEB_THREADS"] // 2))
 
 
 @contextmanager
-def place() -> Iterator[None]:
+def transfer_slot() -> Iterator[None]:
     """Take the place of one import or export, or answer 503 where all are taken."""
     places = current_app.extensions["transfers"]
     if not places.acquire(blocking=False):
@@ -175,9 +175,9 @@ def file_of(format: str, active: bool | None) -> Iterator[bytes]:
     deadline = monotonic() + seconds
     set_seconds_left(seconds)
     with (
-        place(),
+        transfer_slot(),
         sessions.session(connections().engine, seconds) as connection,
-        closing(writers.export_users([connection], format, active)) as pieces,
+        closing(writers.write_users([connection], format, active)) as pieces,
     ):
         for piece, _ in pieces:
             yield piece
@@ -206,6 +206,6 @@ def resumed(begun: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield from pieces
 
 
-transfers_blueprint.record_once(init_places)
+transfers_blueprint.record_once(init_slots)
 api.add_resource(UserImport, "/users/import")
 api.add_resource(UserExport, "/users/export")

@@ -34,7 +34,7 @@ ID = re.compile("[1-9][0-9]*")
 MAX_ID = 2**63 - 1
 
 #: What callers read for the errors that pydantic finds by itself.
-MESSAGES = {
+FIELD_MESSAGES = {
     "missing": "Is required.",
     "extra_forbidden": "Is not a member of this object.",
     "string_type": "Must be a string.",
@@ -192,5 +192,5 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=no_c
 
 def in_words(found: ErrorDetails) -> str:
     """Return the message of an error that pydantic found, in our words where we have some."""
-    message = MESSAGES.get(found["type"])
+    message = FIELD_MESSAGES.get(found["type"])
     return message.format(**found.get("ctx", {})) if message else found["msg"]

@@ -119,7 +119,7 @@ def is_metrics_token(token: str) -> bool:
     return expected is not None and compare_digest(token.encode(), expected.encode())
 
 
-def check() -> None:
+def check_access() -> None:
     """Let a call pass that its token and the rates allow, and no other."""
     config = current_app.config
     required = config["AUTH_REQUIRED"] and not is_open(request.path, config["OPEN_PATHS"])
@@ -141,4 +141,4 @@ def init_app(app: Flask) -> None:
     """Close the application to calls without a token, where the configuration says so."""
     app.extensions["tokens"] = Tokens()
     limits.init_app(app)
-    app.before_request(check)
+    app.before_request(check_access)

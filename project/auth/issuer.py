@@ -119,14 +119,14 @@ class Issuer:
 
     def fetch_keys(self) -> dict[str, jwt.PyJWK]:
         """Return the issuer's public keys for signatures, found by OpenID Connect discovery."""
-        described = fetch(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
+        described = fetch_document(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         keys_url = described.get("jwks_uri")
         if described.get("issuer") != self.url:
             raise ValueError("it says that it is another")
         # In the clear only from an issuer on this machine.
         if not isinstance(keys_url, str) or not keys_url.startswith(("https://", f"{self.url.rstrip('/')}/")):
             raise ValueError("it does not say where its keys are, or not by https")
-        keys = jwt.PyJWKSet.from_dict(fetch(keys_url))
+        keys = jwt.PyJWKSet.from_dict(fetch_document(keys_url))
         return {
             key.key_id: key
             for key in keys
@@ -134,7 +134,7 @@ class Issuer:
         }
 
 
-def fetch(url: str) -> dict[str, Any]:
+def fetch_document(url: str) -> dict[str, Any]:
     """Return the JSON object at a URL; a redirect is an error, and so is an answer that is large or late."""
     opener = OpenerDirector()
     for handler in HANDLERS:

@@ -8,7 +8,7 @@ from flask import current_app
 
 from project.api.health import Probe
 from project.extensions import db
-from project.summarizer.metrics import Backlog, serve
+from project.summarizer.metrics import Backlog, start_metrics_server
 from project.summarizer.worker import Summarizer
 
 
@@ -38,6 +38,6 @@ def serve_metrics(summarizer: Summarizer, port: int) -> None:
     summarizer.figures.registry.register(Backlog(summarizer.engine, lambda: probe.up))
     probe.await_first_look()
     try:
-        serve(summarizer.figures, port, current_app.config["METRICS_TOKEN"])
+        start_metrics_server(summarizer.figures, port, current_app.config["METRICS_TOKEN"])
     except OSError as error:
         raise click.ClickException(f"SUMMARY_METRICS_PORT: port {port}: {error.strerror}.") from error

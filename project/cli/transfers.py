@@ -144,7 +144,7 @@ def export_users(file: str, chosen: str | None, active: str | None) -> None:
             readers = [opened.enter_context(sessions.session(engine)) for _ in range(2)]
             done, chosen_ones = 0, None if active is None else active == "true"
             # Its threads end before their connections do, whatever happens.
-            pieces = opened.enter_context(closing(writers.export_users(readers, format, chosen_ones)))
+            pieces = opened.enter_context(closing(writers.write_users(readers, format, chosen_ones)))
             with progress_bar(writers.estimate(readers[0]), " users") as bar:
                 for piece, users in pieces:
                     data.write(piece)

@@ -24,7 +24,7 @@ from project.observability.logs import one_line
 from project.observability.metrics import metrics
 
 #: What people read where no more is known than the status.
-MESSAGES = {
+STATUS_MESSAGES = {
     400: "The request is not valid.",
     401: "A token is needed.",
     403: "This is not allowed.",
@@ -59,7 +59,7 @@ def in_our_words(error: HTTPException) -> tuple[int, str, str]:
     status = error.code or 500
     # What somebody here wrote, rather than Werkzeug's paragraphs for browsers.
     said = error.description if error.description != default_exceptions[status].description else None
-    return status, said or MESSAGES.get(status, f"{error.name}."), error.name.lower().replace(" ", "_")
+    return status, said or STATUS_MESSAGES.get(status, f"{error.name}."), error.name.lower().replace(" ", "_")
 
 
 def http_error(error: HTTPException) -> Response:

@@ -30,13 +30,13 @@ def send_request_id(response: Response) -> Response:
 log = logging.getLogger(__name__)
 
 
-def begin(figures: Metrics) -> None:
+def on_request(figures: Metrics) -> None:
     """Note when a request begins."""
     g.began = time.perf_counter()
     figures.in_flight.inc()
 
 
-def end(figures: Metrics, response: Response) -> Response:
+def on_response(figures: Metrics, response: Response) -> Response:
     """Note the end of a request: where its body is still to be made, that is later."""
     # Each name of the proxy would look for the request anew.
     known = g._get_current_object()
@@ -46,13 +46,13 @@ def end(figures: Metrics, response: Response) -> Response:
     line["token"] = harmless(grant.name) if grant else None
     # A file is handed to the server as it is, which closes it and not the response.
     if response.is_streamed and not response.direct_passthrough:
-        response.call_on_close(partial(note, figures, line, known.began))
+        response.call_on_close(partial(log_request, figures, line, known.began))
     else:
-        note(figures, line, known.began)
+        log_request(figures, line, known.began)
     return response
 
 
-def note(figures: Metrics, line: Members, began: float) -> None:
+def log_request(figures: Metrics, line: Members, began: float) -> None:
     """Count a request that has ended, and write its line.
 
     Not by way of a logger, which takes three times as long.
@@ -69,5 +69,5 @@ def note(figures: Metrics, line: Members, began: float) -> None:
 def init_app(app: Flask) -> None:
     """Watch every request of the application."""
     figures = app.extensions["metrics"]
-    app.before_request(partial(begin, figures))
-    app.after_request(partial(end, figures))
+    app.before_request(partial(on_request, figures))
+    app.after_request(partial(on_response, figures))

@@ -115,5 +115,5 @@ PageHeaders = TypedDict(
 #: The OpenAPI document.
 Document = Annotated[dict[str, Any], Field(description="An OpenAPI 3.1 document.")]
 Figures = Annotated[Response, Served(("text/plain",), NoHeaders)]
-Page = Annotated[Response, Served(("text/html",), PageHeaders)]
+HtmlPage = Annotated[Response, Served(("text/html",), PageHeaders)]
 File = Annotated[Response, Served(("text/css", "text/javascript", "image/png"), FileHeaders)]

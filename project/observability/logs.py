@@ -24,7 +24,7 @@ LONGEST, MOST_CAUSES = 1000, 10
 #: What is told apart; a caller may invent others, and no log or metric is to grow by that.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 # Colours as a whole: without their first character the rest would stay.
-CONTROL = re.compile("(?:\x1b\\[[0-9;]*m|[\x00-\x1f\x7f-\x9f\u2028\u2029])+")
+CONTROL_CHARACTERS = re.compile("(?:\x1b\\[[0-9;]*m|[\x00-\x1f\x7f-\x9f\u2028\u2029])+")
 ADDRESS = re.compile(r"""[^\s"'<>()=,:;[\]]{1,64}@[^\s"'<>()=,:;[\]]+""")
 TOKEN = re.compile(r"usr_[\w-]{8,}|eyJ[\w-]+[.][\w-]+[.][\w-]*")
 #: Where Postgres begins to quote a value that it could not take.
@@ -35,7 +35,7 @@ Members = dict[str, Any]
 @lru_cache(maxsize=1024)
 def harmless(text: str) -> str:
     """Return a text as it may stand in a log: without addresses and tokens, on one line, and not too long."""
-    text = CONTROL.sub(" ", text[:LONGEST].encode(errors="replace").decode())
+    text = CONTROL_CHARACTERS.sub(" ", text[:LONGEST].encode(errors="replace").decode())
     return ADDRESS.sub("<address>", TOKEN.sub("<token>", text))
 
 
@@ -73,7 +73,7 @@ def call() -> Members:
     }
 
 
-def members(record: logging.LogRecord) -> Members:
+def record_members(record: logging.LogRecord) -> Members:
     """Return the members of a record's line."""
     error = record.exc_info[1] if record.exc_info else None
     return {
@@ -119,7 +119,7 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line."""
-        self.write(members(record))
+        self.write(record_members(record))
 
     def write(self, line: Members) -> None:
         """Write a line, in one call, so that those of several processes do not mingle."""
@@ -136,7 +136,7 @@ def is_no_access_line(record: logging.LogRecord) -> bool:
     return '"%s" %s %s' not in str(record.msg)
 
 
-def start(config: Mapping[str, Any]) -> None:
+def configure(config: Mapping[str, Any]) -> None:
     """Make every logger of the process write lines of ours."""
     LOG.render = for_people if config["LOG_FORMAT"] == "console" else as_json
     logging.getLogger().addHandler(LOG)
@@ -151,4 +151,4 @@ def start(config: Mapping[str, Any]) -> None:
 
 def init_app(app: Flask) -> None:
     """Give the application its log."""
-    start(app.config)
+    configure(app.config)

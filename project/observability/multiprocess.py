@@ -13,7 +13,7 @@ from logging import getLogger
 log = getLogger(__name__)
 
 #: A folder in memory, where there is one.
-MEMORY = "/dev/shm"
+MEMORY_FOLDER = "/dev/shm"
 
 
 @cache
@@ -22,7 +22,7 @@ def share() -> str | None:
 
     It is gone when this process ends. None where nothing can be written: each process then counts for itself.
     """
-    for parent in (MEMORY, None):
+    for parent in (MEMORY_FOLDER, None):
         try:
             folder = tempfile.mkdtemp(prefix="users-metrics-", dir=parent)
         except OSError:

@@ -44,7 +44,7 @@ def header_parameter(description: str, name: str, example: str) -> Json:
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
-HEADERS = {
+RESPONSE_HEADERS = {
     "X-Request-ID": header(
         "The request's id, which is in the log too.",
         type="string",
@@ -101,7 +101,7 @@ class QuerySchemas(Schemas):
         return self.generate_inner(schema["schema"])
 
 
-def invalid(status: int, kind: type[InvalidInput], faults: list[Fault]) -> Error:
+def invalid_example(status: int, kind: type[InvalidInput], faults: list[Fault]) -> Error:
     """Return the body of an error that names what is at fault."""
     return error_body(status, kind.message, kind.code, REQUEST_ID, faults)
 

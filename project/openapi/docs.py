@@ -9,7 +9,7 @@ from pydantic import Field
 
 from project.auth.access import ANY, scope
 from project.http.resources import Api, Resource
-from project.http.response_headers import File, Page
+from project.http.response_headers import File, HtmlPage
 
 docs_blueprint = Blueprint("docs", __name__)
 api = Api(docs_blueprint)
@@ -18,7 +18,7 @@ SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
 OURS = Path(__file__).parent / "static"
 FileName = Literal["start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"]
 # Swagger UI's style sheet holds its pictures as data: URLs; all else comes from this service.
-POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+DOCS_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 # Said here, since the platform's own table says one thing or another.
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".png": "image/png"}
 
@@ -33,10 +33,10 @@ class Docs(Resource):
     """The page."""
 
     @scope(ANY)
-    def get(self) -> Page:
+    def get(self) -> HtmlPage:
         """Show the API to people, in Swagger UI."""
         response = static(OURS, "docs.html")
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Content-Security-Policy"] = DOCS_POLICY
         return response
 
 

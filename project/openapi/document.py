@@ -5,7 +5,7 @@ from flask import Blueprint, Flask, current_app
 from project.auth.access import ANY, scope
 from project.http.resources import Api, Resource
 from project.http.response_headers import Document
-from project.openapi.components import HEADERS, PARAMETERS, Json
+from project.openapi.components import PARAMETERS, RESPONSE_HEADERS, Json
 from project.openapi.operations import Builder
 
 openapi_blueprint = Blueprint("openapi", __name__)
@@ -42,7 +42,7 @@ def document(app: Flask) -> Json:
         "components": {
             "schemas": dict(sorted(builder.schemas.items())),
             "parameters": PARAMETERS,
-            "headers": HEADERS,
+            "headers": RESPONSE_HEADERS,
             "securitySchemes": {
                 "bearer": {
                     "type": "http",

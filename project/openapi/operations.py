@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from inspect import cleandoc, unwrap
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -28,6 +28,7 @@ from project.api.validation import (
 )
 from project.auth.access import ANY, ScopeNeeded, TokenNeeded, in_full, is_open
 from project.auth.limits import UNLIMITED_PATHS
+from project.http.bodies import Method
 from project.http.errors import VersionConflict, in_our_words
 from project.http.resources import Resource
 from project.http.response_headers import NoHeaders, Served
@@ -43,13 +44,12 @@ from project.openapi.components import (
     QuerySchemas,
     Schemas,
     apart,
-    invalid,
+    invalid_example,
     json_content,
     refer,
 )
 from project.transfer.readers import NO_FILE
 
-Method = Callable[..., Any]
 #: What a method does with the one thing that a path names, in the order in which the document lists the methods.
 VERBS = {"GET": "get", "POST": "create", "PUT": "replace", "PATCH": "update", "DELETE": "delete"}
 
@@ -138,15 +138,15 @@ class Builder:
                 refused = error_body(constraint.status, constraint.message, constraint.code, REQUEST_ID)
                 told.setdefault(constraint.status, {})[constraint.code] = refused
         if files:
-            told[400][InvalidFile.code] = invalid(400, InvalidFile, BAD_FILE)
+            told[400][InvalidFile.code] = invalid_example(400, InvalidFile, BAD_FILE)
         status = getattr(resource, "invalid_input", 400)
         invalid_inputs = told.setdefault(status, {})
         if query:
-            invalid_inputs[InvalidQuery.code] = invalid(status, InvalidQuery, BAD_QUERY)
+            invalid_inputs[InvalidQuery.code] = invalid_example(status, InvalidQuery, BAD_QUERY)
         if body:
-            invalid_inputs[InvalidPayload.code] = invalid(status, InvalidPayload, BAD_BODY)
+            invalid_inputs[InvalidPayload.code] = invalid_example(status, InvalidPayload, BAD_BODY)
         if "{" in path and status != 400:
-            invalid_inputs[InvalidPath.code] = invalid(status, InvalidPath, BAD_PATH)
+            invalid_inputs[InvalidPath.code] = invalid_example(status, InvalidPath, BAD_PATH)
         for error in self.errors(path, method, resource, scopes):
             status, message, code = in_our_words(error)
             told.setdefault(status, {})[code] = error_body(status, message, code, REQUEST_ID)

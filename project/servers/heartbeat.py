@@ -31,7 +31,7 @@ class Heartbeat:
         self.file.close()
 
 
-def place(figures: str | None) -> str | None:
+def heartbeat_folder(figures: str | None) -> str | None:
     """Return the folder of the heartbeat files, which is that of the figures' folder.
 
     Where there is none, no file can be made: gunicorn then uses the class above, if the system offers such memory. It

@@ -22,7 +22,7 @@ REQUEST_SECONDS = 5.5
 CHECK_SECONDS = 0.2
 
 
-class Watchdog:
+class ConnectionWatchdog:
     """Shuts down the sockets of connections whose deadline has passed."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def shut_down(connection: Any, inode: int) -> None:
             duplicate.shutdown(socket.SHUT_RDWR)
 
 
-watchdog = Watchdog()
+watchdog = ConnectionWatchdog()
 
 
 def set_seconds_left(seconds: float) -> None:

@@ -16,7 +16,7 @@ from project.storage.deadlines import request_deadline
 
 DIALECT = make_url("postgresql+psycopg2://").get_dialect()()
 
-Row = tuple[Any, ...]
+Values = tuple[Any, ...]
 
 
 class Statement:
@@ -34,7 +34,7 @@ class Statement:
         given = ", ".join(f"%({name})s" for name in parameters)
         self.execute = f"EXECUTE {self.name} ({given})" if given else f"EXECUTE {self.name}"
 
-    def rows(self, **parameters: Any) -> list[Row]:
+    def rows(self, **parameters: Any) -> list[Values]:
         """Run the statement and return its rows.
 
         Raises psycopg2's errors, and SQLAlchemy's TimeoutError where the request has used up its time.
@@ -44,14 +44,14 @@ class Statement:
         with request_deadline(own.connection, own.inode):
             try:
                 self.run(own, parameters)
-                found: list[Row] = own.cursor.fetchall()
+                found: list[Values] = own.cursor.fetchall()
             except ReadOnlySqlTransaction:
                 # The database has become a standby.
                 kept.replace_all()
                 raise
         return found
 
-    def row(self, **parameters: Any) -> Row | None:
+    def row(self, **parameters: Any) -> Values | None:
         """Run the statement and return its first row, if there is one. Raises as rows does."""
         found = self.rows(**parameters)
         return found[0] if found else None

@@ -32,7 +32,7 @@ def wait_for(url: URL, seconds: int) -> None:
     place = place_of(url)
     deadline = time.monotonic() + seconds
     told = False
-    while reason := refusal(url):
+    while reason := connection_error(url):
         if time.monotonic() >= deadline:
             sys.exit(f"The database at {place} did not answer within {seconds} seconds: {reason}")
         if not told:
@@ -46,7 +46,7 @@ def place_of(url: URL) -> str:
     return ", ".join(url.normalized_query.get("host", ())) or f"{url.host or 'the local socket'}:{url.port or 5432}"
 
 
-def refusal(url: URL) -> str:
+def connection_error(url: URL) -> str:
     """Return why a database does not answer, or nothing if it does."""
     # The same arguments as the service's own connections: several hosts, a socket, a password from elsewhere.
     arguments = dialect().create_connect_args(url)[1]

@@ -15,7 +15,7 @@ from project.summarizer.fetching import Page, PageError
 APART = ["//nav", "//*[@role='navigation']", "//aside", "//footer", "//noscript", "//header[not(ancestor::article)]"]
 HTML = ("text/html", "application/xhtml+xml", "")
 #: How many sentences a summary has at most, how long one may be, and how many of an article are weighed.
-MAX_SENTENCES, MAX_LENGTH, MAX_WEIGHED = 5, 1000, 2000
+MAX_SENTENCES, MAX_SENTENCE_LENGTH, MAX_WEIGHED = 5, 1000, 2000
 # Languages that put no space between words have words of one character here.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")
 END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u061f\u0964][\"')\]\u00bb\u201c\u201d\u2019\u300d]*$")
@@ -53,7 +53,9 @@ def sentences_of(page: Page) -> list[str]:
         for line in text.splitlines()
         for sentence in segment(language, line)
     )
-    sentences = [sentence for sentence in found_sentences if len(sentence) <= MAX_LENGTH and END.search(sentence)]
+    sentences = [
+        sentence for sentence in found_sentences if len(sentence) <= MAX_SENTENCE_LENGTH and END.search(sentence)
+    ]
     if not sentences:
         raise PageError("The page has no text to summarise.")
     return sentences

@@ -29,9 +29,9 @@ CONNECT_TIMEOUT = 5
 DEFAULT_PORTS = {"http": 80, "https": 443}
 REDIRECTS = (301, 302, 303, 307, 308)
 #: What a client may send again later.
-BUSY = (408, 425, 429)
+BUSY_STATUSES = (408, 425, 429)
 
-HEADERS = {
+REQUEST_HEADERS = {
     "Accept": "text/html, application/xhtml+xml, text/plain;q=0.9",
     "Accept-Encoding": "gzip, deflate",
     "User-Agent": f"users-summarizer/{VERSION}",
@@ -149,7 +149,7 @@ def connect(parts: Url, ports: Container[int], allowed_hosts: Container[str]) ->
             return pool.urlopen(
                 "GET",
                 parts.request_uri,
-                headers={**HEADERS, "Host": str(parts.netloc)},
+                headers={**REQUEST_HEADERS, "Host": str(parts.netloc)},
                 redirect=False,
                 timeout=Timeout(connect=left, read=None),
                 preload_content=False,
@@ -183,7 +183,7 @@ def fetch(url: str, ports: Container[int], allowed_hosts: Container[str]) -> Pag
                     url = redirected(url, response.headers["Location"])
                     continue
                 if response.status != 200:
-                    again = response.status >= 500 or response.status in BUSY
+                    again = response.status >= 500 or response.status in BUSY_STATUSES
                     raise PageError(f"The server answered with the status {response.status}.", again)
                 return Page(response.headers.get("Content-Type", ""), body_of(response))
         except SSLError:

@@ -29,7 +29,7 @@ from project.storage.deadlines import watchdog
 
 log = getLogger(__name__)
 #: In seconds; a page is fetched within SUMMARY_TIMEOUT, and read within as many again.
-BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+PAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 #: What becomes of a row that was taken; pending is one that waits for another attempt.
 RESULTS = ("done", "failed", "pending", "lost")
 #: How long the count of the rows that wait may take.
@@ -74,7 +74,7 @@ class SummarizerMetrics:
         for result in RESULTS:
             self.processed.labels(result)
         self.seconds = Histogram(
-            "summary_processing_seconds", "How long rows took.", buckets=BUCKETS, registry=self.registry
+            "summary_processing_seconds", "How long rows took.", buckets=PAGE_BUCKETS, registry=self.registry
         )
         self.database_up = Gauge("database_up", "Whether the database is up.", registry=self.registry)
 
@@ -93,7 +93,7 @@ class Handler(WSGIRequestHandler):
         """Log nothing: a scrape every few seconds is no event."""
 
 
-class Server(ThreadingMixIn, WSGIServer):
+class MetricsServer(ThreadingMixIn, WSGIServer):
     """A server whose threads do not keep the process."""
 
     daemon_threads = True
@@ -115,9 +115,9 @@ def guarded(figures: WSGIApplication, token: str | None) -> WSGIApplication:
     return application
 
 
-def serve(figures: SummarizerMetrics, port: int, token: str | None) -> WSGIServer:
+def start_metrics_server(figures: SummarizerMetrics, port: int, token: str | None) -> WSGIServer:
     """Serve the metrics from a thread, on all addresses; return the server."""
     application = guarded(make_wsgi_app(figures.registry), token)
-    server = make_server("0.0.0.0", port, application, Server, Handler)
+    server = make_server("0.0.0.0", port, application, MetricsServer, Handler)
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

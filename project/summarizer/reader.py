@@ -15,10 +15,10 @@ from project.summarizer.extraction import sentences_of, summarise
 from project.summarizer.fetching import PageError, fetch
 
 #: The most memory that it may take for its data, in bytes.
-MEMORY = 512 * 1024 * 1024
+MAX_MEMORY_BYTES = 512 * 1024 * 1024
 
 
-def read(url: str, ports: list[int], allowed_hosts: list[str], timeout: float) -> Mapping[str, Any]:
+def read_page(url: str, ports: list[int], allowed_hosts: list[str], timeout: float) -> Mapping[str, Any]:
     """Return what became of a page: its summary, or the reason why there is none."""
     try:
         # Nothing handles the signal, so that the kernel ends the process, in whatever library or system call it is.
@@ -34,10 +34,10 @@ def read(url: str, ports: list[int], allowed_hosts: list[str], timeout: float) -
 
 def main(tasks: TextIO, answers: TextIO) -> None:
     """Do tasks until there are no more, or until nobody waits for an answer: a worker that was killed."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     with suppress(BrokenPipeError):
         for task in tasks:
-            print(json.dumps(read(**json.loads(task))), file=answers, flush=True)
+            print(json.dumps(read_page(**json.loads(task))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

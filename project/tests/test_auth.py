@@ -245,7 +245,7 @@ def test_no_transaction_is_open_while_the_body_comes(closed_app: Flask, make_tok
     token = make_token("users:read")
 
     with closed_app.test_request_context("/users", headers={"Authorization": f"Bearer {token}"}):
-        access.check()
+        access.check_access()
         assert db.engine.pool.checkedout() == 0
 
 

@@ -15,7 +15,7 @@ from project import db
 from project.config import ProductionConfig
 from project.storage import deadlines
 from project.storage.connections import connections
-from project.storage.deadlines import Watchdog, socket_inode
+from project.storage.deadlines import ConnectionWatchdog, socket_inode
 from project.tests.conftest import app_on, execute, free_port, no_thread
 
 ADA = {"username": "ada", "email": "ada@example.org"}
@@ -130,7 +130,7 @@ def test_commands_take_the_time_they_need(app: Flask, monkeypatch: pytest.Monkey
 
 
 def test_watchdog_shuts_down_what_is_late_and_nothing_else(open_database: str) -> None:
-    watchdog = Watchdog()
+    watchdog = ConnectionWatchdog()
     late, returned, early, gone, replaced = connections = [psycopg2.connect(open_database) for _ in range(5)]
     for connection in connections:
         watchdog.start(connection, 60 if connection is early else -1, socket_inode(connection))
@@ -152,7 +152,7 @@ def test_watchdog_shuts_down_what_is_late_and_nothing_else(open_database: str) -
 def test_watchdog_that_finds_no_thread_is_started_by_the_next_request(
     open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watchdog, connection = Watchdog(), psycopg2.connect(open_database)
+    watchdog, connection = ConnectionWatchdog(), psycopg2.connect(open_database)
     with monkeypatch.context() as full:
         full.setattr(Thread, "start", no_thread)
         with pytest.raises(RuntimeError):

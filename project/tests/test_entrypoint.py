@@ -109,11 +109,11 @@ def test_first_of_several_hosts_that_answers_is_enough(server_url: str) -> None:
     answers = f"{url.query.get('host') or url.host}:{url.query.get('port') or url.port or 5432}"
     several = url.set(host=None, port=None, query={"host": (f"127.0.0.1:{free_port()}", answers)})
 
-    assert wait.refusal(several) == ""
+    assert wait.connection_error(several) == ""
 
 
 def test_database_that_is_missing_is_the_affair_of_the_command(server_url: str) -> None:
-    assert wait.refusal(make_url(server_url).set(database="no_such_database")) == ""
+    assert wait.connection_error(make_url(server_url).set(database="no_such_database")) == ""
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_server_that_will_soon_answer_is_waited_for(reason: str, monkeypatch: py
 
     monkeypatch.setattr(psycopg2, "connect", refuse)
 
-    assert wait.refusal(make_url("postgresql://127.0.0.1/users")) == f"FATAL:  {reason}"
+    assert wait.connection_error(make_url("postgresql://127.0.0.1/users")) == f"FATAL:  {reason}"

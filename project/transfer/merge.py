@@ -3,7 +3,7 @@
 from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from project.api.constraints import CONSTRAINTS
-from project.api.members import DIALECT, USER_MEMBERS, Member, default_of, sql_of
+from project.api.members import SQL_DIALECT, USER_MEMBERS, Member, default_of, sql_of
 from project.api.models import EMAIL_FOLDED
 from project.api.payloads import UserIn
 
@@ -21,7 +21,7 @@ TAKEN = CONSTRAINTS["users_email_key"]
 
 def column(member: Member) -> Composable:
     """Return the definition of a column of the staging table."""
-    return SQL("{} {}").format(Identifier(member.name), SQL(member.column.type.compile(DIALECT)))
+    return SQL("{} {}").format(Identifier(member.name), SQL(member.column.type.compile(SQL_DIALECT)))
 
 
 TABLES = SQL("""
@@ -77,7 +77,7 @@ COUNT_NEW = SQL("SELECT count(*) FROM staged WHERE {}").format(IS_NEW)
 NULL = SQL("NULL")
 
 
-def value(member: Member, otherwise: Composable) -> Composable:
+def staged_value(member: Member, otherwise: Composable) -> Composable:
     """Return the value of a member in a staged row: what the row tells, or another one where it does not tell it."""
     told = SQL("staged.{}").format(Identifier(member.name))
     if member.is_needed or otherwise == NULL:
@@ -101,7 +101,7 @@ def present(member: Member) -> Composable:
 NAMES = SQL(", ").join(Identifier(member.name) for member in KEPT)
 
 INSERT = SQL("INSERT INTO users ({}) SELECT {} FROM staged").format(
-    NAMES, SQL(", ").join(value(member, default(member)) for member in KEPT)
+    NAMES, SQL(", ").join(staged_value(member, default(member)) for member in KEPT)
 )
 
 ADD_ALL = SQL("{} ORDER BY line").format(INSERT)
@@ -111,7 +111,7 @@ ADD_OTHERS = SQL("{} ORDER BY line ON CONFLICT DO NOTHING").format(INSERT)
 # in between, the unique index refuses, and the merge begins again.
 WRITE_PRESENT = SQL("UPDATE users SET {} FROM staged WHERE {} = key").format(
     SQL(", ").join(
-        SQL("{} = {}").format(Identifier(member.name), value(member, present(member))) for member in WRITTEN
+        SQL("{} = {}").format(Identifier(member.name), staged_value(member, present(member))) for member in WRITTEN
     ),
     SQL(KEY),
 )

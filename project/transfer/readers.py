@@ -1,7 +1,6 @@
 """Readers of CSV and NDJSON: rows, or what is wrong with them."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -12,14 +11,13 @@ from zlib import error as ZlibError
 from project.api.members import USER_MEMBERS
 from project.api.representations import Fault
 from project.api.validation import (
+    DECODER,
     MOST_BRACKETS,
     MOST_ERRORS,
     InvalidFile,
     InvalidInput,
     InvalidPayload,
     fault,
-    no_constant,
-    unique_members,
 )
 
 #: The files that are taken and given, by their media types.
@@ -46,7 +44,7 @@ CSV_ERRORS = {
 }
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """A row as it was read."""
 
     line: int
@@ -73,25 +71,25 @@ class Lines:
         try:
             line = self.file.readline(MOST_BYTES + 1)
         except (EOFError, BadGzipFile, ZlibError):
-            raise invalid(self.read + 1, "The gzip stream is damaged or cut off here.", "gzip") from None
+            raise invalid_line(self.read + 1, "The gzip stream is damaged or cut off here.", "gzip") from None
         if not line:
             raise StopIteration
         self.read += 1
         self.size += len(line)
         if self.size > MOST_BYTES:
-            raise invalid(self.first, f"Must have at most {MOST_BYTES:,} bytes.", "too_long")
+            raise invalid_line(self.first, f"Must have at most {MOST_BYTES:,} bytes.", "too_long")
         try:
             return line.decode("utf-8-sig" if self.read == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise invalid(self.read, "Is not UTF-8.", "encoding") from None
+            raise invalid_line(self.read, "Is not UTF-8.", "encoding") from None
 
 
-def invalid(line: int, msg: str, type: str, *member: str) -> InvalidFile:
+def invalid_line(line: int, msg: str, type: str, *member: str) -> InvalidFile:
     """Return the error of a line."""
     return InvalidFile(fault(msg, type, "body", line, *member))
 
 
-def csv_rows(lines: Lines) -> Iterator[Row | InvalidInput]:
+def csv_rows(lines: Lines) -> Iterator[FileRow | InvalidInput]:
     """Yield the rows of a CSV file, or what is wrong with one. Raises InvalidFile where no more can be read."""
     reader = csv.reader(lines, strict=True)
     header: list[str] = []
@@ -103,24 +101,24 @@ def csv_rows(lines: Lines) -> Iterator[Row | InvalidInput]:
             break
         except csv.Error as error:
             said = next((words for part, words in CSV_ERRORS.items() if part in str(error)), "Is not CSV.")
-            raise invalid(line, said, "csv") from None
+            raise invalid_line(line, said, "csv") from None
         if not cells:
             continue
         if not header:
             header = columns(line, cells)
         elif len(cells) == len(header):
-            yield Row(line, members(header, cells))
+            yield FileRow(line, row_members(header, cells))
         else:
-            yield invalid(line, f"Has {len(cells):,} cells, and the header {len(header)}.", "cells")
+            yield invalid_line(line, f"Has {len(cells):,} cells, and the header {len(header)}.", "cells")
     if not header:
-        raise invalid(1, NO_HEADER, "header")
+        raise invalid_line(1, NO_HEADER, "header")
 
 
 def columns(line: int, header: list[str]) -> list[str]:
     """Return the columns that a header names, or refuse it."""
     if not set(header) & set(NEEDED):
         # It is not quoted: it may be somebody's address.
-        raise invalid(line, NO_HEADER, "header")
+        raise invalid_line(line, NO_HEADER, "header")
     wrong = [fault("Is required.", "missing", "body", line, name) for name in NEEDED if name not in header]
     for position, name in enumerate(header):
         if name not in COLUMNS:
@@ -149,37 +147,33 @@ def true_or_false(cell: str) -> bool | str:
 
 
 #: What reads a cell, by the type of the member's values.
-CELLS: dict[type, Callable[[str], Any]] = {str: unmarked, int: whole, bool: true_or_false, datetime: str}
-READ = {member.name: CELLS[member.kind] for member in USER_MEMBERS}
+CELL_READERS: dict[type, Callable[[str], Any]] = {str: unmarked, int: whole, bool: true_or_false, datetime: str}
+READ_CELL = {member.name: CELL_READERS[member.kind] for member in USER_MEMBERS}
 
 
-def members(header: list[str], cells: list[str]) -> dict[str, Any]:
+def row_members(header: list[str], cells: list[str]) -> dict[str, Any]:
     """Return the members of a user that a CSV row tells; an empty cell is a member that is absent."""
-    return {name: READ[name](cell) for name, cell in zip(header, cells) if cell or name in NEEDED}
+    return {name: READ_CELL[name](cell) for name, cell in zip(header, cells) if cell or name in NEEDED}
 
 
-#: Made once: json.loads would make one a row.
-DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=no_constant)
-
-
-def ndjson_rows(lines: Lines) -> Iterator[Row | InvalidInput]:
+def ndjson_rows(lines: Lines) -> Iterator[FileRow | InvalidInput]:
     """Yield the rows of an NDJSON file, or what is wrong with one. Raises InvalidFile where no more can be read."""
     number = lines.begin()
     for line in lines:
         if line.count("{") + line.count("[") > MOST_BRACKETS:
-            yield invalid(number, "Is nested too deeply.", "too_deep")
+            yield invalid_line(number, "Is nested too deeply.", "too_deep")
         elif line := line.strip(" \t\r\n"):
             try:
                 row = DECODER.decode(line)
             except InvalidPayload as error:
                 yield InvalidFile(*located(number, error.detail))
             except ValueError:
-                yield invalid(number, "Is not valid JSON.", "json_invalid")
+                yield invalid_line(number, "Is not valid JSON.", "json_invalid")
             else:
                 if isinstance(row, dict):
-                    yield Row(number, row)
+                    yield FileRow(number, row)
                 else:
-                    yield invalid(number, "Must be a JSON object.", "object_type")
+                    yield invalid_line(number, "Must be a JSON object.", "object_type")
         number = lines.begin()
 
 

@@ -15,7 +15,7 @@ from project.api.queries import OnConflict
 from project.api.representations import Fault
 from project.api.validation import MOST_ERRORS, fault, in_words
 from project.transfer import merge
-from project.transfer.readers import READERS, Lines, Row
+from project.transfer.readers import READERS, FileRow, Lines
 from project.transfer.sessions import counted, execute
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
@@ -39,7 +39,7 @@ class Counts(NamedTuple):
 ADAPTER = TypeAdapter(list[UserRow])
 
 
-def validated(rows: list[Row]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
+def validated_rows(rows: list[FileRow]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
     """Return the users of the rows with their lines, and what is wrong with the other rows."""
     try:
         users = ADAPTER.validate_python([row.members for row in rows])
@@ -49,7 +49,7 @@ def validated(rows: list[Row]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
     return list(zip((row.line for row in rows), users)), []
 
 
-def one_by_one(rows: list[Row]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
+def one_by_one(rows: list[FileRow]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
     """Do the same for rows of which some are wrong."""
     good, wrong = [], []
     for row in rows:
@@ -78,13 +78,13 @@ class Import:
 
         progress: is called now and then with the number of rows since the last call.
         """
-        rows: list[Row] = []
+        rows: list[FileRow] = []
         wrong: list[Fault] = []
         size = 0
         lines = Lines(file)
         for row in READERS[format](lines):
             size += lines.size
-            if isinstance(row, Row):
+            if isinstance(row, FileRow):
                 rows.append(row)
             else:
                 wrong += row.detail
@@ -95,9 +95,9 @@ class Import:
         self.keep(rows, wrong)
         progress(len(rows))
 
-    def keep(self, rows: list[Row], wrong: list[Fault]) -> None:
+    def keep(self, rows: list[FileRow], wrong: list[Fault]) -> None:
         """Keep the rows that are users, and what is wrong with the others."""
-        good, more = validated(rows)
+        good, more = validated_rows(rows)
         self.good += len(good)
         self.largest_id = max(self.largest_id, *(user.id or 0 for _, user in good), 0)
         self.copy("staged", merge.STAGED, (staged(line, user) for line, user in good))
@@ -207,10 +207,10 @@ ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\
 def staged(line: int, user: UserRow) -> tuple[str, ...]:
     """Return a row of the staging table in the form of COPY."""
     cleared = [name for name in merge.NULLABLE if name in user.model_fields_set and getattr(user, name) is None]
-    return (str(line), f"{{{','.join(cleared)}}}", *[cell(getattr(user, member.name)) for member in merge.KEPT])
+    return (str(line), f"{{{','.join(cleared)}}}", *[copy_cell(getattr(user, member.name)) for member in merge.KEPT])
 
 
-def cell(value: Any) -> str:
+def copy_cell(value: Any) -> str:
     """Return a value in the form of COPY."""
     return "\\N" if value is None else escaped(str(value))
 
@@ -224,4 +224,4 @@ def escaped(text: str) -> str:
 def kept_fault(found: Fault) -> tuple[str, ...]:
     """Return a row of the table of faults in the form of COPY."""
     _, line, *member = found["loc"]
-    return (str(line), cell(member[0] if member else None), escaped(found["msg"]), escaped(found["type"]))
+    return (str(line), copy_cell(member[0] if member else None), escaped(found["msg"]), escaped(found["type"]))

@@ -29,30 +29,30 @@ def plain(member: Member) -> Composable:
     return SQL(f"{sql_of(in_utc(column).element if member.kind is datetime else column)}::text")
 
 
-def cell(member: Member) -> Composable:
+def csv_cell(member: Member) -> Composable:
     """Return a member as a cell of CSV."""
     return CELL.format(plain(member), Literal(f"^{RUNS}")) if member.kind is str else plain(member)
 
 
-def value(member: Member) -> Composable:
+def json_value(member: Member) -> Composable:
     """Return a member as JSON."""
     # Neither numbers nor truth values need more, and to_json() takes longer.
     told = plain(member) if member.kind in (int, bool) else SQL("to_json({})::text").format(plain(member))
     return SQL("coalesce({}, 'null')").format(told) if member.is_nullable else told
 
 
-CELLS = SQL(", ").join(map(cell, USER_MEMBERS))
+CSV_CELLS = SQL(", ").join(map(csv_cell, USER_MEMBERS))
 
 # Put together by hand, in two thirds of the time of row_to_json() takes.
 OBJECT = SQL("'{{' || {} || '}}'").format(
     SQL(" || ',' || ").join(
-        SQL("{} || {}").format(Literal(f'"{member.name}":'), value(member)) for member in USER_MEMBERS
+        SQL("{} || {}").format(Literal(f'"{member.name}":'), json_value(member)) for member in USER_MEMBERS
     )
 )
 
 # JSON text has no control characters, so that nothing in it is ever quoted or escaped.
 RAW = SQL(r", DELIMITER E'\x02', QUOTE E'\x01'")
-WRITERS = {"csv": (",".join(COLUMNS) + "\n", CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
+WRITERS = {"csv": (",".join(COLUMNS) + "\n", CSV_CELLS, SQL("")), "ndjson": ("", OBJECT, RAW)}
 
 # What is passed over is read, and not written.
 CHUNK = SQL(
@@ -61,10 +61,10 @@ CHUNK = SQL(
 )
 
 #: The id in a row of either form, which nothing with a digit precedes.
-ID = re.compile(b"-?[0-9]+")
+LEADING_ID = re.compile(b"-?[0-9]+")
 
 
-class Rows(list[bytes]):
+class CopiedRows(list[bytes]):
     """Rows as COPY writes them: psycopg2 hands them over one by one."""
 
     write = list.append
@@ -76,7 +76,7 @@ def estimate(connection: Connection) -> int:
     return max(0, int(users))
 
 
-def begin(connections: Sequence[Connection]) -> None:
+def begin_snapshot(connections: Sequence[Connection]) -> None:
     """Let all connections see the users as of one moment."""
     first, *others = connections
     execute(first, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -91,9 +91,9 @@ def begin(connections: Sequence[Connection]) -> None:
         execute(connection, f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
 
 
-def read(connection: Connection, statement: Composable) -> Rows:
+def copy_rows(connection: Connection, statement: Composable) -> CopiedRows:
     """Return the rows that a COPY writes."""
-    rows = Rows()
+    rows = CopiedRows()
     try:
         with connection.cursor() as cursor:
             cursor.copy_expert(statement, rows)
@@ -105,7 +105,7 @@ def read(connection: Connection, statement: Composable) -> Rows:
     return rows
 
 
-def export_users(
+def write_users(
     connections: Sequence[Connection], format: str, active: bool | None = None
 ) -> Generator[tuple[bytes, int], None, None]:
     """Yield a file of the users in pieces, by id, each piece with the number of its users: all as of one moment.
@@ -116,20 +116,20 @@ def export_users(
     """
     start, shown, form = WRITERS[format]
     chosen = SQL("true") if active is None else SQL("active = {}").format(Literal(active))
-    begin(connections)
+    begin_snapshot(connections)
 
-    def asked(last: int) -> list[Future[Rows]]:
+    def asked(last: int) -> list[Future[CopiedRows]]:
         """Let each connection read its piece of the users after this one."""
         place = (shown, Literal(last), chosen)
         return [
-            threads.submit(read, connection, CHUNK.format(*place, Literal(passed), Literal(CHUNK_ROWS), form))
+            threads.submit(copy_rows, connection, CHUNK.format(*place, Literal(passed), Literal(CHUNK_ROWS), form))
             for connection, passed in zip(connections, count(0, CHUNK_ROWS))
         ]
 
     with ThreadPoolExecutor(len(connections)) as threads:
         coming = asked(1 - 2**63)
         while pieces := [rows for rows in [each.result() for each in coming] if rows]:
-            coming = asked(int(ID.findall(pieces[-1][-1])[0]))
+            coming = asked(int(LEADING_ID.findall(pieces[-1][-1])[0]))
             for rows in pieces:
                 yield start.encode() + b"".join(rows), len(rows)
                 start = ""
