@@ -31,7 +31,7 @@ def broken_constraint(error: BaseException) -> Constraint | None:
 
     error: psycopg2's, or SQLAlchemy's around it.
     """
-    cause = getattr(error, "orig", error)
+    cause = getattr(error, "orig", None) or error
     return CONSTRAINTS.get(cause.diag.constraint_name or "") if isinstance(cause, psycopg2.IntegrityError) else None
 
 

@@ -26,7 +26,7 @@ from project.tests.test_admin import KEY, Visitor
 from project.tests.test_cli import invoke
 from project.transfer import merge
 
-#: Two values of each member that callers choose, neither of them what a user gets who is not told one.
+#: Two values of each member that callers choose; the first is not its default.
 VALUES: dict[str, tuple[Any, Any]] = {
     "username": ("ada", "=Ada, Countess of Lovelace"),
     "email": ("ada@example.org", "+Ada@Example.org"),
@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 CHOSEN = [member for member in members_of(UserIn) if member.is_taken]
 OPTIONAL = [member for member in CHOSEN if not member.is_needed]
 NULLABLE = [member for member in CHOSEN if member.is_nullable]
-#: A user of whom no more is told than must be.
+#: The members that a user must have.
 LEAST = {"username": "grace", "email": "grace@example.org"}
 
 
@@ -46,7 +46,7 @@ def values_of(member: Member) -> tuple[Any, Any]:
 
 
 def whole() -> dict[str, Any]:
-    """Return a user of whom each member is told."""
+    """Return a user with a value of each member."""
     return {member.name: values_of(member)[0] for member in CHOSEN}
 
 

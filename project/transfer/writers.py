@@ -43,7 +43,7 @@ def json_value(member: Member) -> Composable:
 
 CSV_CELLS = SQL(", ").join(map(csv_cell, USER_MEMBERS))
 
-# Put together by hand, in two thirds of the time of row_to_json() takes.
+# Put together by hand, in two thirds of the time of row_to_json().
 OBJECT = SQL("'{{' || {} || '}}'").format(
     SQL(" || ',' || ").join(
         SQL("{} || {}").format(Literal(f'"{member.name}":'), json_value(member)) for member in USER_MEMBERS
