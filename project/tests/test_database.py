@@ -40,6 +40,10 @@ def app(open_database: str) -> Iterator[Flask]:
         connections().of_thread().cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
         return "done"
 
+    @app.get("/session")
+    def session() -> str:
+        return str(db.session.scalar(text("SELECT 1")))
+
     @app.get("/hang")
     def hang() -> str:
         db.session.execute(text("SET LOCAL statement_timeout = 0"))
@@ -84,7 +88,7 @@ def test_connections_that_the_database_closed_cost_no_request(app: Flask, open_d
     fill_pool(app)
     (closed,) = execute(open_database, f"SELECT count(pg_terminate_backend(pid, 5000)) {BACKENDS}")
 
-    answers = [app.test_client().get("/users").status_code for _ in range(10)]
+    answers = [app.test_client().get(path).status_code for path in ("/users", "/session") for _ in range(5)]
 
     assert closed >= (ProductionConfig.SQLALCHEMY_ENGINE_OPTIONS["pool_size"],)
     assert answers == [200] * 10

@@ -1,6 +1,7 @@
 """The entrypoint of the images: wait for the database, then become the command."""
 
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -96,6 +97,16 @@ def test_database_without_a_url_is_the_affair_of_the_command(configured: Callabl
     configured(None)
 
     wait.main("1")
+
+
+def test_wait_is_a_module_to_run(
+    configured: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured(None)
+    monkeypatch.setattr(sys, "argv", ["wait", "soon"])
+
+    with pytest.raises(SystemExit, match="^DATABASE_WAIT must be"):
+        runpy.run_path(str(ROOT / "project" / "storage" / "wait.py"), run_name="__main__")
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "12345", ""])

@@ -1,5 +1,6 @@
 """gunicorn's worker in this process: a thread serves real sockets."""
 
+import asyncio
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from project.config import BaseConfig, ProductionConfig
 from project.servers import hooks, refusals, stop
 from project.servers.executor import ConnectionClosed, InFlight
 from project.servers.limits import Limits, max_connections
+from project.servers.lingering import LingeringClose
 from project.servers.stop import StopAfterDrain
 from project.servers.worker import Worker
 from project.tests.conftest import app_on, send_on_and_on, wait_until
@@ -319,6 +321,19 @@ def test_client_that_resets_the_connection_after_its_answer_is_not_waited_for(wo
         assert client.recv(12) == b"HTTP/1.1 200"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: worker.nr_conns == 0)
+
+
+def test_client_that_is_gone_is_not_waited_for_to_close() -> None:
+    client, other = socket.socketpair()
+    closed: list[bool] = []
+    with closing(asyncio.new_event_loop()) as loop, client, other:
+        lingering = LingeringClose(loop, client, Limits(), lambda: closed.append(True))
+        # What a reset leaves: the socket cannot be shut down any more.
+        client.close()
+
+        lingering.begin()
+
+    assert closed == [True]
 
 
 def test_ended_executor_gives_no_more_results(service: Service) -> None:
