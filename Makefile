@@ -39,7 +39,7 @@ check: $(INSTALLED)  ## Run flake8, black, isort, mypy, import-linter, bandit an
 	@$(RUN) -m black --check --diff --quiet . .ci/newcomer
 	@$(RUN) -m isort --check-only --diff --quiet . .ci/newcomer
 	@$(RUN) -m mypy
-	@.venv/bin/lint-imports --no-logo > var/imports.log || { cat var/imports.log; exit 1; }
+	@report=$$(.venv/bin/lint-imports --no-logo --no-cache) || { echo "$$report"; exit 1; }
 	@$(RUN) -m bandit --quiet --configfile pyproject.toml --severity-level medium --recursive project manage.py serve.py gunicorn.conf.py migrations
 	@$(RUN) .ci/secrets.py
 

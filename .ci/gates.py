@@ -64,11 +64,12 @@ Fault = tuple[str, str, Callable[[Path], None], str, dict[str, str]]
 RED = "\n\ndef test_red() -> None:\n    assert 1 == 2\n"
 ONLY_RED = {"PYTEST_ADDOPTS": "-k test_red -p no:randomly"}
 FAULTS: list[Fault] = [
-    ("flake8", "lint", write("project/tracing.py", "\nimport os\n"), "F401", {}),
-    ("black", "lint", write("project/tracing.py", "\n\nNAME = 'x'\n"), r"\+NAME", {}),
+    ("flake8", "lint", write("project/observability/tracing.py", "\nimport os\n"), "F401", {}),
+    ("black", "lint", write("project/observability/tracing.py", "\n\nNAME = 'x'\n"), r"\+NAME", {}),
     ("isort", "lint", write("project/new.py", "import sys\nimport os\n\nprint(os, sys)\n"), r"\+import os", {}),
-    ("mypy", "lint", write("project/ping.py", "def half(of: int) -> str:\n    return of\n"), "return-value", {}),
-    ("bandit", "lint", write("project/ping.py", "def run(code: str) -> None:\n    eval(code)\n"), "B307", {}),
+    ("mypy", "lint", write("project/new.py", "def half(of: int) -> str:\n    return of\n"), "return-value", {}),
+    ("imports", "lint", write("project/storage/new.py", "import project.http\n\nprint(project.http)\n"), "BROKEN", {}),
+    ("bandit", "lint", write("project/new.py", "def run(code: str) -> None:\n    eval(code)\n"), "B307", {}),
     ("secrets", "lint", commit_a_secret, "forgotten.txt: access token", {}),
     ("hadolint", "lint", write("Dockerfile.prod", "RUN sudo true\n"), "DL3004", {}),
     ("hadolint-test", "lint", write("Dockerfile.test", "RUN sudo true\n"), "DL3004", {}),
@@ -79,7 +80,7 @@ FAULTS: list[Fault] = [
     (
         "coverage",
         "unit",
-        write("project/tracing.py", "\n\ndef unused() -> int:\n    return 1\n"),
+        write("project/observability/tracing.py", "\n\ndef unused() -> int:\n    return 1\n"),
         "coverage of 100",
         {},
     ),
