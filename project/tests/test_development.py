@@ -113,5 +113,7 @@ def test_develop_serves_example_users_until_it_is_interrupted(open_database: str
         assert server.wait(timeout=20) == 0
         assert psutil.wait_procs(started, timeout=10)[1] == []
     finally:
-        server.kill()
-        server.communicate()
+        # Those that it started hold its output open.
+        for process in [*psutil.Process(server.pid).children(recursive=True), server] if server.poll() is None else []:
+            process.kill()
+        server.communicate(timeout=20)
