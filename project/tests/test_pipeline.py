@@ -62,6 +62,8 @@ def test_fast_tests_and_slow_ones_are_all_tests(pipeline: dict[str, Any]) -> Non
     assert '-m "not slow"' in pipeline["unit"]["script"][0]
     assert "-m slow" in pipeline["process"]["script"][0]
     assert "--cov-fail-under=100" in pipeline["unit"]["script"][0]
+    # Tests that share a server are run by one process.
+    assert all("--dist loadgroup" in pipeline[job]["script"][0] for job in ("unit", "process"))
 
 
 def test_only_the_default_branch_is_deployed_and_only_tags_are_released(pipeline: dict[str, Any]) -> None:
