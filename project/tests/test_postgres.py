@@ -448,11 +448,11 @@ def test_a_server_that_hangs_is_told_of(server, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(
         PostgresError, match="does not stop after 0 seconds, see .*log"
     ):
-        patch.setattr(server_module, "SECONDS", 0.1)
+        patch.setattr(server_module, "START_SECONDS", 0.1)
         patch.setattr(system, "START_SECONDS", 0.1)
         server.stop()
     with monkeypatch.context() as patch, pytest.raises(PostgresError, match="does not answer at .*5432$"):
-        patch.setattr(server_module, "SECONDS", 0.1)
+        patch.setattr(server_module, "START_SECONDS", 0.1)
         patch.setattr(system, "START_SECONDS", 0.1)
         server.is_running()
     os.kill(pid, signal.SIGCONT)

@@ -133,7 +133,7 @@ def test_command_serves_its_metrics(
     monkeypatch.setattr("project.summarizer.worker.PAUSE", 0.02)
     servers: list[WSGIServer] = []
     serve = metrics.start_metrics_server
-    monkeypatch.setattr(summaries, "serve", lambda *arguments: servers.append(serve(*arguments)))
+    monkeypatch.setattr(summaries, "start_metrics_server", lambda *arguments: servers.append(serve(*arguments)))
     summarizers: list[Summarizer] = []
     monkeypatch.setattr(
         summaries, "Summarizer", lambda *arguments: summarizers.append(Summarizer(*arguments)) or summarizers[0]

@@ -336,6 +336,22 @@ def test_client_that_is_gone_is_not_waited_for_to_close() -> None:
     assert closed == [True]
 
 
+def test_client_that_resets_the_connection_ends_the_lingering_close() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    closed: list[bool] = []
+    with closing(asyncio.new_event_loop()) as loop, listener, server:
+        lingering = LingeringClose(loop, server, Limits(), lambda: closed.append(True))
+        lingering.begin()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+        lingering.drain()
+
+    assert closed == [True]
+
+
 def test_ended_executor_gives_no_more_results(service: Service) -> None:
     with made(service) as worker:
         executor = worker.get_thread_pool()
