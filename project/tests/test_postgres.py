@@ -25,8 +25,9 @@ from project.tests.conftest import wait_until
 START = """
 import sys
 from pathlib import Path
-from project import postgres
-system.STATE = Path(sys.argv[1])
+from project.postgres import server as server_module
+from project.postgres import system
+system.STATE_FOLDER = server_module.STATE_FOLDER = Path(sys.argv[1])
 server = server_module.Server(Path(sys.argv[2]), databases=["users_test"], durable=False)
 server.start()
 print(server.pid)
@@ -40,6 +41,7 @@ def cluster():
     place.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(system, "STATE_FOLDER", place / "state")
+        patch.setattr(server_module, "STATE_FOLDER", place / "state")
         yield place / "var/postgres"
     shutil.rmtree(place)
 
@@ -97,7 +99,7 @@ def query(server, statement, database="users_test"):
 
 def start_elsewhere(server):
     """Start the server from a process of its own, which leads a group of processes."""
-    root = Path(server.__file__).parents[1]
+    root = Path(server_module.__file__).parents[1]
     return subprocess.Popen(
         [sys.executable, "-c", START, system.STATE_FOLDER, server.folder],
         env={**os.environ, "PYTHONPATH": str(root)},

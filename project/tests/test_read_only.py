@@ -129,7 +129,7 @@ def test_service_starts_and_serves_where_nothing_can_be_written(
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=30) == 0
 
-    assert (counted["database_up",], counted["db_pool_size",]) == (1, 4)
+    assert (counted["database_up",], counted["db_pool_size",]) == (1, 2)
     lines = (tmp_path / "log").read_text().splitlines()
     assert [json.loads(line)["level"] for line in lines if MISSING in line] == ["warning"]
     assert not any("Traceback" in line for line in lines)
