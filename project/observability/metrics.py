@@ -1,8 +1,10 @@
 """The figures for Prometheus, of one process or of all that serve together."""
 
+import struct
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
+from time import sleep
 from typing import cast
 
 import psutil
@@ -30,6 +32,10 @@ ERROR_KINDS = (
     "ReadOnlySqlTransaction",
     "TimeoutError",
 )
+
+
+#: How often the files of all processes are read, where one is just being made, and how long to wait in between.
+MAX_READS, READ_AGAIN_SECONDS = 10, 0.02
 
 
 class Metrics:
@@ -102,6 +108,12 @@ class Metrics:
                 file.unlink(missing_ok=True)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self.folder)
+        for _ in range(MAX_READS - 1):
+            try:
+                return generate_latest(registry)
+            except struct.error:
+                # A worker that starts makes its files empty first, and gives them their size a moment later.
+                sleep(READ_AGAIN_SECONDS)
         return generate_latest(registry)
 
 

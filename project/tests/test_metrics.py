@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -242,6 +243,21 @@ def test_processes_count_together_and_the_dead_have_nothing_in_hand(folder: str)
     assert counted["database_up",] == 0
     assert counted["db_pool_size",] == app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"]
     assert not [name for name in counted if "pid" in name]
+
+
+def test_file_of_a_process_that_is_just_starting_is_waited_for(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_on("postgresql://x/y")
+    app.test_client().get("/ping")
+    empty = Path(folder, "counter_1.db")
+    empty.touch()
+    monkeypatch.setattr(metrics, "sleep", lambda seconds: empty.unlink())
+
+    assert figures(app)["http_requests_total", "GET", "/ping", "200"] == 1
+
+    monkeypatch.setattr(metrics, "sleep", lambda seconds: None)
+    empty.touch()
+    with pytest.raises(struct.error):
+        app.extensions["metrics"].text()
 
 
 def test_folder_of_the_figures_is_gone_with_the_process_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
