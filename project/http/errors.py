@@ -18,7 +18,6 @@ from werkzeug.exceptions import (
 from project.api.constraints import broken_constraint
 from project.api.representations import Fault, error_body
 from project.api.validation import InvalidInput
-from project.http.instrumentation import choose_request_id, send_request_id
 from project.http.resources import json_response
 from project.observability.logs import one_line
 from project.observability.metrics import metrics
@@ -121,9 +120,7 @@ class Application(Flask):
 
 
 def init_app(app: Flask) -> None:
-    """Give the application its error handlers and its request ids."""
-    app.before_request(choose_request_id)
-    app.after_request(send_request_id)
+    """Give the application its error handlers."""
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(InvalidInput, invalid_input)
     # Single statements raise psycopg2's errors, sessions SQLAlchemy's of the same names.

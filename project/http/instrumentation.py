@@ -1,4 +1,4 @@
-"""What every request leaves behind: a line in the log, and figures."""
+"""The id of every request, and what it leaves behind: a line in the log, and figures."""
 
 import logging
 import random
@@ -14,32 +14,22 @@ from project.observability.metrics import Metrics
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-
-def choose_request_id() -> None:
-    """Take the caller's request id where it is sane, make one otherwise."""
-    given = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-
-
-def send_request_id(response: Response) -> Response:
-    """Send the request's id with every answer."""
-    response.headers.add("X-Request-ID", g.request_id)
-    return response
-
-
 log = logging.getLogger(__name__)
 
 
 def on_request(figures: Metrics) -> None:
-    """Note when a request begins."""
+    """Note when a request begins, and its id: the caller's where it is sane, a new one otherwise."""
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
     g.began = time.perf_counter()
     figures.in_flight.inc()
 
 
 def on_response(figures: Metrics, response: Response) -> Response:
-    """Note the end of a request: where its body is still to be made, that is later."""
+    """Send the request's id, and note the end of the request: where its body is still to be made, that is later."""
     # Each name of the proxy would look for the request anew.
     known = g._get_current_object()
+    response.headers.add("X-Request-ID", known.request_id)
     line = call()
     line["status"] = response.status_code
     grant = known.get("grant")
