@@ -21,8 +21,8 @@ from project.extensions import db
 from project.http.errors import in_our_words
 from project.http.resources import Api, Resource
 from project.http.response_headers import NoHeaders, RetryHeaders
-from project.observability.logs import one_line
 from project.observability.metrics import Metrics
+from project.observability.redact import one_line
 from project.postgres.system import PostgresError
 from project.storage.deadlines import watchdog
 

@@ -13,7 +13,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from werkzeug.exceptions import TooManyRequests
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from project.observability.logs import one_line
+from project.observability.redact import one_line
 
 #: Never refused: whoever looks after the service asks for these.
 UNLIMITED_PATHS = ("/ping", "/health")

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, or_, select, update
 
 from project.api.models import PREFIX, THIS_SECOND, AccessToken
 from project.auth import limits
-from project.observability.logs import one_line
+from project.observability.redact import one_line
 from project.storage.statements import Statement
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from project.cli.schema import create_db, migrate, recreate_db, seed_db
 from project.cli.summaries import summarize
 from project.cli.tokens import create_token, list_tokens, revoke_token
 from project.cli.transfers import export_users, import_users
-from project.observability.logs import one_line
+from project.observability.redact import one_line
 from project.postgres.system import PostgresError
 
 

@@ -19,8 +19,8 @@ from project.api.constraints import broken_constraint
 from project.api.representations import Fault, error_body
 from project.api.validation import InvalidInput
 from project.http.resources import json_response
-from project.observability.logs import one_line
 from project.observability.metrics import metrics
+from project.observability.redact import one_line
 
 #: What people read where no more is known than the status.
 STATUS_MESSAGES = {

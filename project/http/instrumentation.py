@@ -9,8 +9,9 @@ from functools import partial
 
 from flask import Flask, Response, g, request
 
-from project.observability.logs import LOG, Members, call, harmless
+from project.observability.logs import LOG, Members, call
 from project.observability.metrics import Metrics
+from project.observability.redact import harmless
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 

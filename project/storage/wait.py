@@ -11,6 +11,7 @@ from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from project import config
+from project.observability.redact import one_line
 
 RETRY_SECONDS = 0.3
 #: What a server that refuses connections says while it will soon take them.
@@ -53,7 +54,7 @@ def connection_error(url: URL) -> str:
     try:
         psycopg2.connect(**{**arguments, "connect_timeout": 2}).close()
     except psycopg2.Error as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = one_line(error)
         # A server that refuses this user or this database is there; what it refuses is the command's affair.
         return "" if "FATAL" in reason and not PASSING.search(reason) else reason
     return ""

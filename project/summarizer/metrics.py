@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from project.api.models import Summary
-from project.observability.logs import one_line
+from project.observability.redact import one_line
 from project.storage.deadlines import watchdog
 
 log = getLogger(__name__)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from project.api.models import Summary
 from project.config import ROOT
-from project.observability.logs import one_line
+from project.observability.redact import one_line
 from project.summarizer.metrics import SummarizerMetrics
 
 log = getLogger(__name__)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from project import db
 from project.auth.tokens import Grant, Tokens
 from project.config import ProductionConfig
-from project.observability import logs
+from project.observability import logs, redact
 from project.tests.conftest import app_on, free_port, start_manage
 from project.tests.test_gunicorn import JSON, request, send
 
@@ -168,14 +168,14 @@ def test_level_leaves_out_what_went_well(lines: Lines) -> None:
     ],
 )
 def test_text_from_elsewhere_is_made_harmless(given: str, shown: str) -> None:
-    assert logs.harmless(given) == shown
+    assert redact.harmless(given) == shown
 
 
 def test_traceback_ends_where_causes_go_round() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
 
-    assert logs.trace(one).count("ValueError") == logs.MOST_CAUSES
+    assert redact.trace(one).count("ValueError") == redact.MOST_CAUSES
 
 
 def test_log_that_nobody_takes_fails_no_request(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
