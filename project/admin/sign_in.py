@@ -3,18 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from flask import (
-    Flask,
-    abort,
-    current_app,
-    g,
-    make_response,
-    redirect,
-    request,
-    send_from_directory,
-    session,
-    url_for,
-)
+from flask import Flask, abort, current_app, g, make_response, redirect, request, send_from_directory, session, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from flask_admin.base import BaseView, expose

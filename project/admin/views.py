@@ -4,12 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from flask import (
-    abort,
-    flash,
-    redirect,
-    request,
-)
+from flask import abort, flash, redirect, request
 from flask_admin.actions import action
 from flask_admin.base import expose
 from flask_admin.contrib.sqla.view import ModelView
@@ -17,25 +12,10 @@ from flask_admin.form import SecureForm
 from sqlalchemy import String, delete, func, update
 from sqlalchemy.exc import IntegrityError
 
-from project.admin.forms import (
-    ChoiceFilter,
-    RowForm,
-    SinceFilter,
-    form_for,
-    rows_chosen,
-    shown,
-)
+from project.admin.forms import ChoiceFilter, RowForm, SinceFilter, form_for, rows_chosen, shown
 from project.admin.sign_in import PageView
 from project.api.constraints import broken_constraint
-from project.api.models import (
-    MAX_SEARCH_LENGTH,
-    THIS_SECOND,
-    AccessToken,
-    Note,
-    Row,
-    Summary,
-    User,
-)
+from project.api.models import MAX_SEARCH_LENGTH, THIS_SECOND, AccessToken, Note, Row, Summary, User
 from project.api.payloads import NoteIn, SummaryWanted, UserIn
 from project.api.validation import parse_id
 from project.extensions import db

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import psycopg2
 from sqlalchemy import Table
 
+from project.observability.redact import driver_error
+
 
 class Constraint(NamedTuple):
     """The member whose value the database refuses, and the error that a caller gets."""
@@ -31,7 +33,7 @@ def broken_constraint(error: BaseException) -> Constraint | None:
 
     error: psycopg2's, or SQLAlchemy's around it.
     """
-    cause = getattr(error, "orig", None) or error
+    cause = driver_error(error)
     return CONSTRAINTS.get(cause.diag.constraint_name or "") if isinstance(cause, psycopg2.IntegrityError) else None
 
 

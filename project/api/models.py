@@ -48,7 +48,7 @@ Column = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 def in_utc(moment: InstrumentedAttribute[datetime]) -> Label[str]:
-    """Return a column of SECONDS as the API shows it, written out by Postgres."""
+    """Return a column of WHOLE_SECONDS as the API shows it, written out by Postgres."""
     return func.to_char(func.timezone("UTC", moment), 'YYYY-MM-DD"T"HH24:MI:SS"Z"').label(moment.key)
 
 

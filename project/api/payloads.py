@@ -26,13 +26,7 @@ from project.api.models import (
     Summary,
     User,
 )
-from project.api.validation import (
-    email_address,
-    http_url,
-    moment,
-    not_blank,
-    printable,
-)
+from project.api.validation import email_address, http_url, moment, not_blank, printable
 
 # An address is judged by its syntax: someone@corp.local and a@b.test are addresses inside somebody's network.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()

@@ -7,23 +7,10 @@ from flask import Blueprint
 from sqlalchemy import bindparam, func, or_
 from werkzeug.routing import BaseConverter
 
-from project.api.models import (
-    EMAIL_FOLDED,
-    EMAIL_ORDER,
-    USERNAME_FOLDED,
-    USERNAME_ORDER,
-    User,
-)
+from project.api.models import EMAIL_FOLDED, EMAIL_ORDER, USERNAME_FOLDED, USERNAME_ORDER, User
 from project.api.payloads import Id, UserChanges, UserIn
 from project.api.queries import UserQuery
-from project.api.representations import (
-    Message,
-    UserListing,
-    UserOut,
-    UserPage,
-    UserShown,
-    UserWritten,
-)
+from project.api.representations import Message, UserListing, UserOut, UserPage, UserShown, UserWritten
 from project.api.validation import parse_id
 from project.auth.access import scope
 from project.http.bodies import body, query

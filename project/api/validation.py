@@ -6,11 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import email_validator
-from pydantic import (
-    AnyHttpUrl,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from project.api.representations import Fault
@@ -188,6 +184,12 @@ def no_constant(name: str) -> None:
 
 # Made once: json.loads would make one for each call.
 DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=no_constant)
+
+
+def faults_of(invalid: ValidationError, *place: str | int) -> list[Fault]:
+    """Return what pydantic has found: the first MOST_ERRORS faults, each at its member of that place."""
+    found = invalid.errors(include_url=False, include_input=False)[:MOST_ERRORS]
+    return [fault(in_words(error), error["type"], *place, *error["loc"]) for error in found]
 
 
 def in_words(found: ErrorDetails) -> str:

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 
 from project.auth import limits
-
-if TYPE_CHECKING:
-    pass
 from project.auth.tokens import Grant, Tokens
 
 #: Open to everybody, whatever the configuration says.

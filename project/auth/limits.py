@@ -83,4 +83,4 @@ def init_app(app: Flask) -> None:
     app.extensions["rates"] = Rates(rates, app.config["RATELIMIT_STORAGE"]) if rates else None
     # Each proxy adds to X-Forwarded-For; X-Forwarded-Proto most of them set, so that it has one word.
     if hops := app.config["TRUSTED_PROXIES"]:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=1)  # type: ignore[method-assign]
+        setattr(app, "wsgi_app", ProxyFix(app.wsgi_app, x_for=hops, x_proto=1))

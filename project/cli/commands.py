@@ -15,7 +15,7 @@ from project.cli.schema import create_db, migrate, recreate_db, seed_db
 from project.cli.summaries import summarize
 from project.cli.tokens import create_token, list_tokens, revoke_token
 from project.cli.transfers import export_users, import_users
-from project.observability.redact import one_line
+from project.observability.redact import driver_error, one_line
 from project.postgres.system import PostgresError
 
 
@@ -30,11 +30,11 @@ class Commands(FlaskGroup):
         except PostgresError as error:
             raise click.ClickException(str(error)) from error
         except (DBAPIError, psycopg2.Error) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
+            cause = driver_error(error)
             hint = (
                 ". First run: python manage.py db upgrade" if isinstance(cause, psycopg2.errors.UndefinedTable) else ""
             )
-            raise click.ClickException(f"The database says: {one_line(cause or error)}{hint}") from error
+            raise click.ClickException(f"The database says: {one_line(cause)}{hint}") from error
 
 
 cli = Commands(create_app=create_app)

@@ -8,14 +8,7 @@ import click
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from project.api.models import (
-    MAX_TOKEN_NAME_LENGTH,
-    PREFIX,
-    SCOPES,
-    THIS_SECOND,
-    AccessToken,
-    timestamp,
-)
+from project.api.models import MAX_TOKEN_NAME_LENGTH, PREFIX, SCOPES, THIS_SECOND, AccessToken, timestamp
 from project.extensions import db
 
 

@@ -71,8 +71,8 @@ FORMAT = click.option(
 def import_users(file: str, chosen: str | None, dry_run: bool, on_conflict: OnConflict, report: str | None) -> None:
     """Add the users of a CSV or NDJSON file, all of them or none.
 
-    FILE is - for standard input; a name that ends in .gz is that of a compressed file. A row has what
-    the API takes for a user, and may have created_date and id, which are kept: other services know a moved user again.
+    FILE is - for standard input; a name that ends in .gz is that of a compressed file. A row has what the API
+    takes for a user, and may have created_date and id, which are kept: other services know a moved user again.
 
     With "fail", one bad row or conflict refuses the whole file. With "skip" and "update", the good rows are written;
     with "update", an existing user keeps id and date and each member that the row does not tell, and of several rows
@@ -141,11 +141,11 @@ def export_users(file: str, chosen: str | None, active: str | None) -> None:
         with written(file) as data, ExitStack() as opened:
             # Two, since the time goes into Postgres's writing of the rows, and one process of it uses one core.
             engine = connections().engine
-            readers = [opened.enter_context(sessions.session(engine)) for _ in range(2)]
+            sources = [opened.enter_context(sessions.session(engine)) for _ in range(2)]
             done, chosen_ones = 0, None if active is None else active == "true"
             # Its threads end before their connections do, whatever happens.
-            pieces = opened.enter_context(closing(writers.write_users(readers, format, chosen_ones)))
-            with progress_bar(writers.estimate(readers[0]), " users") as bar:
+            pieces = opened.enter_context(closing(writers.write_users(sources, format, chosen_ones)))
+            with progress_bar(writers.estimate(sources[0]), " users") as bar:
                 for piece, users in pieces:
                     data.write(piece)
                     done += users

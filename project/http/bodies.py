@@ -5,9 +5,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from flask import abort, request
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from project.api.payloads import Payload
 from project.api.validation import (
@@ -18,7 +16,7 @@ from project.api.validation import (
     InvalidPayload,
     InvalidQuery,
     fault,
-    in_words,
+    faults_of,
 )
 
 P = TypeVar("P", bound="Payload")
@@ -65,8 +63,7 @@ def validated(schema: type[P], members: dict[str, Any], place: str, error: type[
     try:
         return schema.model_validate(members)
     except ValidationError as invalid:
-        faults = invalid.errors(include_url=False, include_input=False)[:MOST_ERRORS]
-        raise error(*(fault(in_words(found), found["type"], place, *found["loc"]) for found in faults)) from None
+        raise error(*faults_of(invalid, place)) from None
 
 
 Method = Callable[..., Any]

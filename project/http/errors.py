@@ -8,19 +8,14 @@ from flask import Flask, Response, current_app, g, request
 from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import (
-    HTTPException,
-    PreconditionFailed,
-    ServiceUnavailable,
-    default_exceptions,
-)
+from werkzeug.exceptions import HTTPException, PreconditionFailed, ServiceUnavailable, default_exceptions
 
 from project.api.constraints import broken_constraint
 from project.api.representations import Fault, error_body
 from project.api.validation import InvalidInput
 from project.http.resources import json_response
 from project.observability.metrics import metrics
-from project.observability.redact import one_line
+from project.observability.redact import driver_error, one_line
 
 #: What people read where no more is known than the status.
 STATUS_MESSAGES = {
@@ -72,11 +67,6 @@ def invalid_input(error: InvalidInput) -> Response:
     view: Any = current_app.view_functions[str(request.endpoint)]
     status = getattr(getattr(view, "view_class", view), "invalid_input", 400)
     return error_response(status, error.message, error.code, error.detail)
-
-
-def driver_error(error: Exception) -> Exception:
-    """Return psycopg2's error, which SQLAlchemy wraps where a session or an engine runs the statement."""
-    return getattr(error, "orig", None) or error
 
 
 def integrity_error(error: Any) -> Response:

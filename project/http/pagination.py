@@ -8,16 +8,7 @@ from urllib.parse import urlencode
 import orjson
 from flask import current_app, request
 from itsdangerous import BadData, URLSafeSerializer
-from sqlalchemy import (
-    ColumnElement,
-    Integer,
-    Select,
-    Text,
-    bindparam,
-    func,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Integer, Select, Text, bindparam, func, select, tuple_
 
 from project.api.models import Column, Row
 from project.api.queries import PageQuery

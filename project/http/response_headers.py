@@ -1,4 +1,4 @@
-"""What callers get: bodies and headers of answers, which the methods' signatures name and mypy holds them to."""
+"""Headers and media types of responses, which the methods' signatures name and mypy holds them to."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired

@@ -18,12 +18,7 @@ from project.http.conditional import etag, expected_versions
 from project.http.errors import VersionConflict
 from project.http.pagination import Listing, next_link
 from project.http.resources import Resource
-from project.http.response_headers import (
-    NewRowHeaders,
-    NextHeaders,
-    NoHeaders,
-    VersionHeaders,
-)
+from project.http.response_headers import NewRowHeaders, NextHeaders, NoHeaders, VersionHeaders
 from project.storage.statements import Statement
 
 Out = TypeVar("Out")

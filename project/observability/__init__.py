@@ -1,4 +1,5 @@
 """What an operator sees of the service: log lines, metrics, traces.
 
-Offers `logs`, `metrics` and `tracing`. Every other part may import it; it imports nothing of the service.
+Offers `logs`, `metrics`, `tracing`, and `redact`, for what may stand in them. Every other part may import it; it
+imports nothing of the service.
 """

@@ -2,24 +2,16 @@
 
 import struct
 from functools import cached_property
-from logging import getLogger
 from pathlib import Path
 from time import sleep
 from typing import cast
 
 import psutil
 from flask import Flask, current_app
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import Engine, QueuePool
 
-log = getLogger(__name__)
 #: In seconds. What is slower than 30 is cut off.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -108,13 +100,16 @@ class Metrics:
                 file.unlink(missing_ok=True)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self.folder)
-        for _ in range(MAX_READS - 1):
+        reads_left = MAX_READS
+        while True:
             try:
                 return generate_latest(registry)
             except struct.error:
                 # A worker that starts makes its files empty first, and gives them their size a moment later.
+                reads_left -= 1
+                if not reads_left:
+                    raise
                 sleep(READ_AGAIN_SECONDS)
-        return generate_latest(registry)
 
 
 def metrics() -> Metrics:

@@ -23,11 +23,16 @@ def harmless(text: str) -> str:
     return ADDRESS.sub("<address>", TOKEN.sub("<token>", text))
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return psycopg2's error, which SQLAlchemy wraps where a session or an engine runs the statement."""
+    return getattr(error, "orig", None) or error
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error says, without the values that a database error quotes."""
     # Postgres writes the row that it refuses into the lines after the first.
     line = str(error).strip().partition("\n")[0]
-    if isinstance(getattr(error, "orig", error), psycopg2.DataError):
+    if isinstance(driver_error(error), psycopg2.DataError):
         line = VALUE.sub('"…"', line)
     return harmless(line)
 

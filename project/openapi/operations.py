@@ -10,22 +10,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from flask import Flask
 from pydantic import TypeAdapter
 from typing_extensions import get_original_bases
-from werkzeug.exceptions import (
-    BadRequest,
-    HTTPException,
-    NotFound,
-    UnsupportedMediaType,
-    default_exceptions,
-)
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, UnsupportedMediaType, default_exceptions
 
 from project.api.constraints import constraints_of
 from project.api.representations import Error, error_body
-from project.api.validation import (
-    InvalidFile,
-    InvalidPath,
-    InvalidPayload,
-    InvalidQuery,
-)
+from project.api.validation import InvalidFile, InvalidPath, InvalidPayload, InvalidQuery
 from project.auth.access import ANY, ScopeNeeded, TokenNeeded, in_full, is_open
 from project.auth.limits import UNLIMITED_PATHS
 from project.http.bodies import Method

@@ -6,12 +6,7 @@ import uuid
 from collections.abc import Mapping
 
 import orjson
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-)
+from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 
 from project.api.representations import error_body
 

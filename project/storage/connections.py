@@ -48,20 +48,15 @@ class ThreadConnection:
         self.inode = socket_inode(connection)
         self.cursor = connection.cursor()
         self.prepared: set[str] = set()
-        self.news = select.poll()
-        self.news.register(connection, select.POLLIN)
         self.cursor.execute("SELECT pg_backend_pid()")
         # Behind a pooler the backend is another than the one that the connection began with, and perhaps another next
         # time: what is prepared on it would meet other clients.
         self.is_direct = self.cursor.fetchone() == (connection.info.backend_pid,)
 
     def is_usable(self, generation: int) -> bool:
-        """Return whether the connection is this process's, and neither closed nor outdated.
-
-        A server speaks only when it is asked: whatever can be read from an idle connection says that it is gone.
-        """
+        """Return whether the connection is this process's, and neither closed nor outdated."""
         current = self.generation == generation and self.process == os.getpid()
-        return current and not self.connection.closed and not self.news.poll(0)
+        return current and not self.connection.closed and not has_news(self.connection)
 
 
 class Connections:
@@ -77,16 +72,21 @@ class Connections:
         """Return the connection of this thread, a new one where there is none that can be used."""
         connection: ThreadConnection | None = getattr(self.kept, "connection", None)
         if connection is None or not connection.is_usable(self.generation):
-            opened = self.engine.raw_connection()
-            raw = opened.driver_connection
             # It is closed with its thread, or when another takes its place.
-            opened.detach()
-            connection = self.kept.connection = ThreadConnection(raw, self.generation)
+            connection = self.kept.connection = ThreadConnection(open_connection(self.engine), self.generation)
         return connection
 
     def replace_all(self) -> None:
         """Let each thread open a new connection before its next statement: another host may be the primary by now."""
         self.generation += 1
+
+
+def open_connection(engine: Engine) -> Any:
+    """Open a connection of psycopg2's that is its caller's to close, not the engine's."""
+    opened = engine.raw_connection()
+    connection = opened.driver_connection
+    opened.detach()
+    return connection
 
 
 def connections() -> Connections:
@@ -128,7 +128,10 @@ def on_checkin(connection: Any, record: Any) -> None:
 
 
 def has_news(connection: Any) -> bool:
-    """Return whether there is something to read from a connection, or it is gone."""
+    """Return whether there is something to read from an idle connection.
+
+    A server speaks only when it is asked: whatever can be read says that the connection is gone.
+    """
     news = select.poll()
     news.register(connection, select.POLLIN)
     return bool(news.poll(0))

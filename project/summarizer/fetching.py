@@ -10,13 +10,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urljoin
 
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, Timeout
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationParseError,
-    NewConnectionError,
-    SSLError,
-)
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NewConnectionError, SSLError
 from urllib3.util import Url, parse_url
 
 from project.version import VERSION

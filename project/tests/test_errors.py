@@ -12,12 +12,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from project import db
 from project.api.models import User
-from project.config import (
-    BaseConfig,
-    DevelopmentConfig,
-    ProductionConfig,
-    TestingConfig,
-)
+from project.config import BaseConfig, DevelopmentConfig, ProductionConfig, TestingConfig
 from project.tests.conftest import app_on
 
 MakeUser = Callable[..., User]

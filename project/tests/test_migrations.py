@@ -8,13 +8,7 @@ from flask_migrate import check, downgrade, upgrade
 
 from project import db
 from project.extensions import SCHEMA_LOCK
-from project.tests.conftest import (
-    ROOT,
-    app_on,
-    execute,
-    start_manage,
-    wait_until,
-)
+from project.tests.conftest import ROOT, app_on, execute, start_manage, wait_until
 
 COLUMNS = """
     SELECT table_name, column_name, data_type, character_maximum_length, datetime_precision, is_nullable,

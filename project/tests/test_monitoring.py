@@ -18,16 +18,7 @@ from sqlalchemy import event, make_url
 from project import db
 from project.api import health
 from project.config import ConfigError, ProductionConfig, env_token
-from project.tests.conftest import (
-    ROOT,
-    app_on,
-    execute,
-    free_port,
-    no_thread,
-    start_manage,
-    start_server,
-    wait_until,
-)
+from project.tests.conftest import ROOT, app_on, execute, free_port, no_thread, start_manage, start_server, wait_until
 from project.tests.test_cli import invoke
 from project.tests.test_gunicorn import assert_one_error_body, request, send
 from project.tests.test_metrics import figures, samples

@@ -15,11 +15,7 @@ import pytest
 from project.http.errors import STATUS_MESSAGES
 from project.http.headers import FIXED
 from project.http.instrumentation import SANE_REQUEST_ID
-from project.tests.conftest import (
-    ROOT,
-    free_port,
-    wait_until,
-)
+from project.tests.conftest import ROOT, free_port, wait_until
 from project.tests.web import http, serving
 
 pytestmark = [

@@ -13,15 +13,7 @@ import pytest
 from project.summarizer import fetching
 from project.summarizer.extraction import sentences_of
 from project.summarizer.fetching import Page, PageError, fetch, is_public
-from project.tests.web import (
-    Answer,
-    Web,
-    endless,
-    http,
-    make_certificate,
-    redirect,
-    serving,
-)
+from project.tests.web import Answer, Web, endless, http, make_certificate, redirect, serving
 
 NOT_PUBLIC = "The host of the URL is not on the public internet."
 NO_PORT = "The URL names a port that pages are not fetched from."

@@ -16,11 +16,7 @@ from gunicorn.workers import base
 
 from project.observability import multiprocess
 from project.servers import heartbeat
-from project.tests.conftest import (
-    gunicorn_with,
-    start_server,
-    wait_until,
-)
+from project.tests.conftest import gunicorn_with, start_server, wait_until
 from project.tests.test_metrics import samples
 
 #: Runs a program in a process, and those that it forks, to which every file system is read-only.

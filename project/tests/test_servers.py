@@ -15,12 +15,7 @@ import psutil
 import pytest
 
 from project import config
-from project.tests.conftest import (
-    ROOT,
-    free_port,
-    start_server,
-    wait_until,
-)
+from project.tests.conftest import ROOT, free_port, start_server, wait_until
 from project.tests.test_gunicorn import request, send
 
 SERVERS = ("gunicorn", "granian")

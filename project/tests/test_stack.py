@@ -21,11 +21,7 @@ from pathlib import Path
 import pytest
 
 from project.cli.development import compose_program
-from project.tests.conftest import (
-    ROOT,
-    free_port,
-    wait_until,
-)
+from project.tests.conftest import ROOT, free_port, wait_until
 
 FILES = ("docker-compose.prod.yml", ".env.example", "deploy/nginx.conf", "deploy/upgrade.sh")
 ASK_HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:5001/health')"

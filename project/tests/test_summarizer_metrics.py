@@ -22,15 +22,7 @@ from project.summarizer.worker import MAX_ATTEMPTS, Summarizer
 from project.tests.conftest import app_on, execute, free_port, start_manage
 from project.tests.test_metrics import Samples, samples
 from project.tests.test_monitoring import AWAY, TOKEN, bearer
-from project.tests.test_summarizer import (
-    add,
-    app,
-    shared_reader,
-    signals,
-    summarizer,
-    until,
-    web,
-)
+from project.tests.test_summarizer import add, app, shared_reader, signals, summarizer, until, web
 from project.tests.web import Web
 
 __all__ = ["add", "app", "shared_reader", "signals", "summarizer", "web"]

@@ -8,6 +8,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.sql import Composable
 from sqlalchemy import Engine
 
+from project.storage.connections import open_connection
 from project.storage.deadlines import watchdog
 
 
@@ -18,9 +19,7 @@ def session(engine: Engine, seconds: int = 0) -> Iterator[Connection]:
     engine: one without a pool, whose connections are in autocommit. seconds: how long a statement may take, and all
     that is done here, 0 for no limit.
     """
-    opened = engine.raw_connection()
-    connection: Any = opened.driver_connection
-    opened.detach()
+    connection: Connection = open_connection(engine)
     try:
         execute(connection, "SELECT set_config('statement_timeout', %s, false)", f"{seconds}s")
         # Longer than the 10 s after which a transaction ends in which nothing happens: no other holds a row longer.

@@ -1,4 +1,4 @@
-"""Users in and out of files, as CSV or NDJSON: streamed, all or nothing."""
+"""Imports: users in from CSV or NDJSON, staged as they come and merged all or nothing."""
 
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from project.api.payloads import UserRow
 from project.api.queries import OnConflict
 from project.api.representations import Fault
-from project.api.validation import MOST_ERRORS, fault, in_words
+from project.api.validation import fault, faults_of
 from project.transfer import merge
 from project.transfer.readers import READERS, FileRow, Lines
 from project.transfer.sessions import counted, execute
@@ -51,13 +51,13 @@ def validated_rows(rows: list[FileRow]) -> tuple[list[tuple[int, UserRow]], list
 
 def one_by_one(rows: list[FileRow]) -> tuple[list[tuple[int, UserRow]], list[Fault]]:
     """Do the same for rows of which some are wrong."""
-    good, wrong = [], []
+    good: list[tuple[int, UserRow]] = []
+    wrong: list[Fault] = []
     for row in rows:
         try:
             good.append((row.line, UserRow.model_validate(row.members)))
         except ValidationError as error:
-            for found in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]:
-                wrong.append(fault(in_words(found), found["type"], "body", row.line, *found["loc"]))
+            wrong += faults_of(error, "body", row.line)
     return good, wrong
 
 
