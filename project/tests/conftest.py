@@ -181,7 +181,7 @@ def app(shared_app: Flask) -> Iterator[Flask]:
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """A client of the isolated application."""
+    """A client of the application, of the isolated one unless a module has another."""
     return app.test_client()
 
 
@@ -219,6 +219,21 @@ def open_database(open_url: str) -> str:
     """The URL of a database in which everything is committed, empty before."""
     execute(open_url, EMPTY)
     return open_url
+
+
+@pytest.fixture(scope="session")
+def open_shared(open_url: str) -> Iterator[Flask]:
+    """The application that the tests on the migrated database share."""
+    app = app_on(open_url)
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def open_app(open_shared: Flask, open_database: str) -> Flask:
+    """The application on the migrated database, which is empty before."""
+    return open_shared
 
 
 @pytest.fixture

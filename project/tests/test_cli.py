@@ -42,20 +42,8 @@ def users_in(url: str) -> list[tuple]:
     return execute(url, "SELECT username, email FROM users ORDER BY id")
 
 
-@pytest.fixture(scope="module")
-def shared_app(open_url: str) -> Flask:
-    """The application of the tests that commit for real."""
-    return app_on(open_url)
-
-
-@pytest.fixture
-def open_app(shared_app: Flask, open_database: str) -> Flask:
-    """An application that commits for real, on an empty database."""
-    return shared_app
-
-
-def test_help_names_every_command(shared_app: Flask) -> None:
-    output = invoke(shared_app, "--help").output
+def test_help_names_every_command(open_shared: Flask) -> None:
+    output = invoke(open_shared, "--help").output
 
     for name in (
         "create_db",

@@ -70,12 +70,6 @@ def app(shared: Flask, open_database: str) -> Flask:
     return shared
 
 
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    """A client of it."""
-    return app.test_client()
-
-
 def shown(client: FlaskClient, user_id: int) -> dict[str, Any]:
     """Return a user as the detail shows it, which is as the listing, the model and both exports do."""
     detail = client.get(f"/users/{user_id}").get_json()["data"]

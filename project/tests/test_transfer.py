@@ -10,7 +10,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.sql import SQL, Composable
 
-from project import db
 from project.cli.commands import cli
 from project.storage.connections import connections
-from project.tests.conftest import ROOT, app_on, execute, mostly_slow, start_manage
+from project.tests.conftest import ROOT, execute, mostly_slow, start_manage
 from project.tests.test_cli import invoke
 from project.transfer import readers, sessions, staging, writers
 
@@ -34,19 +32,10 @@ DATE = "2026-01-02T03:04:05Z"
 ALL = "SELECT id, username, email, active, created_date FROM users ORDER BY id"
 
 
-@pytest.fixture(scope="module")
-def shared(open_url: str) -> Iterator[Flask]:
-    """The application that these tests share."""
-    app = app_on(open_url)
-    yield app
-    with app.app_context():
-        db.engine.dispose()
-
-
 @pytest.fixture
-def app(shared: Flask, open_database: str) -> Flask:
-    """An application that commits for real."""
-    return shared
+def app(open_app: Flask) -> Flask:
+    """An application on a migrated database."""
+    return open_app
 
 
 def load(app: Flask, path: Path, content: bytes | str, *options: str) -> Result:

@@ -23,7 +23,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from project import db
 from project.api import transfers
 from project.tests.conftest import app_on, execute, served, start_server
 from project.tests.test_metrics import figures
@@ -35,25 +34,10 @@ CSV, NDJSON = "text/csv", "application/x-ndjson"
 FILE = "username,email\na,a@b.test\nb,b@b.test\n"
 
 
-@pytest.fixture(scope="module")
-def shared(open_url: str) -> Iterator[Flask]:
-    """The application that these tests share."""
-    app = app_on(open_url)
-    yield app
-    with app.app_context():
-        db.engine.dispose()
-
-
 @pytest.fixture
-def app(shared: Flask, open_database: str) -> Flask:
-    """An application that commits for real."""
-    return shared
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    """A client of it."""
-    return app.test_client()
+def app(open_app: Flask) -> Flask:
+    """An application on a migrated database."""
+    return open_app
 
 
 @cache
